@@ -1,0 +1,108 @@
+# make demo   fresh machine -> trains on real data and reports what happened
+# make test   fresh machine -> every check that CI runs
+# make bench  speed and memory beside other libraries (bench/RESULTS.md says what to expect)
+#
+# Each command makes the virtual environment it needs; nothing is installed outside the checkout
+# except, where make runs as root on Debian, the C++ test libraries.
+
+PYTHON ?= python3
+VENV := .venv
+BENCH_VENV := .venv-bench
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := $(shell find cpp bindings python -type f -not -name '*.so' -not -name '*.pyc' 2>/dev/null) \
+           CMakeLists.txt pyproject.toml constraints.txt README.md
+CXX_FILES = $(shell find cpp bindings bench tests/cpp -name '*.cpp' -o -name '*.hpp')
+
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+.PHONY: demo test bench peers lint format stubs check-stubs cpp-test sanitize python-test clean
+
+demo: $(VENV)/.demo
+	rm -rf runs/demo
+	$(BIN)/h2learn train --dataset digits --out runs/demo --json runs/demo/summary.json
+
+test: lint check-stubs cpp-test sanitize python-test
+	@echo "make test: everything passed"
+
+# ---- environments
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing h2learn and compiling its core (about two minutes the first time) ..."
+	$(BIN)/python $(PIP_INSTALL) '.[data]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python $(PIP_INSTALL) '.[dev]' \
+	  --config-settings=cmake.define.H2LEARN_WERROR=ON
+	$(BIN)/python $(PIP_INSTALL) 'cmake>=3.24' ninja
+	@touch $@ $(VENV)/.demo
+
+$(BENCH_VENV)/.done: bench/requirements.txt $(SOURCES)
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) '.[data]' 'cmake>=3.24' ninja
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) -r bench/requirements.txt
+	@touch $@
+
+# ---- checks
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
+	  --enable=warning,performance,portability --suppress=missingIncludeSystem \
+	  -D__x86_64__ -DH2LEARN_TARGET=baseline -I cpp/include -I cpp/src cpp
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+# Type stubs of the private extension module come from its bindings; CI fails when they differ.
+STUBGEN = $(BIN)/python -m pybind11_stubgen h2learn._core --root-suffix '' --numpy-array-use-type-var
+stubs: $(VENV)/.dev
+	$(STUBGEN) -o build/stubs
+	cp build/stubs/h2learn/_core.pyi python/h2learn/_core.pyi
+
+check-stubs: $(VENV)/.dev
+	$(STUBGEN) -o build/stubs
+	diff -u python/h2learn/_core.pyi build/stubs/h2learn/_core.pyi \
+	  || { echo "stubs are stale: run 'make stubs'"; exit 1; }
+
+# GoogleTest and google-benchmark: taken from the system, else fetched by CMake.
+.PHONY: cpp-libraries
+cpp-libraries:
+	@if [ ! -e /usr/include/gtest/gtest.h ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get update -qq && apt-get install -y -qq libgtest-dev libbenchmark-dev >/dev/null; fi
+
+CMAKE_TOOLS = PATH="$(CURDIR)/$(BIN):$$PATH"
+
+cpp-test: $(VENV)/.dev cpp-libraries
+	$(CMAKE_TOOLS) cmake --preset release
+	$(CMAKE_TOOLS) cmake --build --preset release
+	$(CMAKE_TOOLS) ctest --preset release
+
+sanitize: $(VENV)/.dev cpp-libraries
+	$(CMAKE_TOOLS) cmake --preset asan-ubsan
+	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan
+	$(CMAKE_TOOLS) ctest --preset asan-ubsan
+
+python-test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+# ---- measurements
+
+bench: $(BENCH_VENV)/.done cpp-libraries
+	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
+	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
+	build/bench/bench/h2learn_bench
+	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
+
+clean:
+	rm -rf build $(VENV) $(BENCH_VENV) runs

@@ -1,0 +1,58 @@
+// Yes or no for each lane of a vector, in the form the instruction set computes with: a mask
+// register with AVX-512, a vector of all-ones and zeros elsewhere. For kernels that go between
+// floats and packed bits in their inner loop; as vec.hpp, for kernel sources only.
+#pragma once
+
+#include "kernels/vec.hpp"
+
+#if !defined(__AVX2__) && defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace h2learn {
+namespace {
+
+#if defined(__AVX512F__)
+
+typedef __mmask16 LaneMask;
+
+H2LEARN_INLINE LaneMask less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+H2LEARN_INLINE LaneMask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+H2LEARN_INLINE std::uint64_t bits_of(LaneMask mask) { return mask; }
+H2LEARN_INLINE LaneMask lanes_of(std::uint64_t bits) { return static_cast<LaneMask>(bits); }
+H2LEARN_INLINE Floats pick(LaneMask mask, Floats yes, Floats no) {
+  return _mm512_mask_blend_ps(mask, no, yes);
+}
+
+#else
+
+typedef Ints LaneMask;
+
+H2LEARN_INLINE LaneMask less(Floats a, Floats b) { return a < b; }
+H2LEARN_INLINE LaneMask equal(Floats a, Floats b) { return a == b; }
+
+H2LEARN_INLINE std::uint64_t bits_of(LaneMask mask) {
+#if !defined(__AVX2__) && defined(__SSE2__)
+  return static_cast<std::uint64_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
+#else
+  return bits_of_mask(mask);
+#endif
+}
+
+/// The lowest `lanes` bits; those above are ignored.
+H2LEARN_INLINE LaneMask lanes_of(std::uint64_t bits) {
+  return mask_of_bits(static_cast<std::uint32_t>(bits));
+}
+H2LEARN_INLINE Floats pick(LaneMask mask, Floats yes, Floats no) { return mask ? yes : no; }
+
+#endif
+
+/// Where a > b.
+H2LEARN_INLINE LaneMask greater(Floats a, Floats b) { return less(b, a); }
+
+H2LEARN_INLINE Floats magnitude(Floats value) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(value) & broadcast(0x7fffffff));
+}
+
+}  // namespace
+}  // namespace h2learn

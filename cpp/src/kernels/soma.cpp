@@ -1,0 +1,349 @@
+// The soma, vectorised. The unit of work is a block: 64 neurons of one image, one word of spikes
+// a timestep, through all timesteps; their membranes (backward: their carried gradients) stay in
+// registers meanwhile. Blocks are independent, so threads share them out and nothing depends on
+// how. Operations and their order are those of reference/soma.cpp, lane by lane.
+#include "kernels/soma.hpp"
+
+#include <cstring>
+
+#include "kernels/lane_mask.hpp"
+
+namespace h2learn::H2LEARN_TARGET {
+namespace {
+
+constexpr int block = 64;
+constexpr int vectors = block / lanes;
+
+/// Below this many neuron-steps a second thread costs more than it saves.
+constexpr std::int64_t parallel_from = std::int64_t{1} << 16;
+
+/// Where a block's values lie.
+struct Place {
+  std::int64_t state;       ///< of its first neuron in [B, F]
+  std::int64_t word;        ///< in [B, W]
+  std::int64_t state_step;  ///< from one timestep to the next
+  std::int64_t word_step;
+  std::int64_t neurons;  ///< 64, or what is left of the row
+
+  H2LEARN_INLINE Place(const SomaPlan& plan, std::int64_t index)
+      : word(index),
+        state_step(plan.shape.batch * plan.shape.features),
+        word_step(plan.shape.batch * plan.words) {
+    const std::int64_t first = index % plan.words * block;
+    state = index / plan.words * plan.shape.features + first;
+    const std::int64_t left = plan.shape.features - first;
+    neurons = left < block ? left : block;
+  }
+
+  H2LEARN_INLINE std::int64_t value(std::int64_t t) const { return t * state_step + state; }
+  H2LEARN_INLINE std::int64_t bits(std::int64_t t) const { return t * word_step + word; }
+  H2LEARN_INLINE std::uint64_t valid() const { return ~std::uint64_t{0} >> (block - neurons); }
+};
+
+/// A block's values as 64 readable or writable floats even where the row has fewer left: whole
+/// blocks are used in place, the rest pass through this buffer, with zeros behind.
+struct Window {
+  alignas(64) float buffer[block] = {};
+
+  H2LEARN_INLINE const float* read(const float* from, std::int64_t neurons) {
+    if (neurons == block) return from;
+    std::memcpy(buffer, from, static_cast<std::size_t>(neurons) * sizeof(float));
+    return buffer;
+  }
+  H2LEARN_INLINE float* target(float* to, std::int64_t neurons) {
+    return neurons == block ? to : buffer;
+  }
+  H2LEARN_INLINE void write(float* to, std::int64_t neurons) const {
+    if (neurons == block) return;
+    std::memcpy(to, buffer, static_cast<std::size_t>(neurons) * sizeof(float));
+  }
+};
+
+H2LEARN_INLINE void read_state(Floats (&state)[vectors], const float* from, const Place& place) {
+  Window window;
+  const float* const values = window.read(from + place.state, place.neurons);
+  for (int i = 0; i < vectors; ++i) state[i] = load(values + i * lanes);
+}
+
+H2LEARN_INLINE void write_state(const Floats (&state)[vectors], float* to, const Place& place) {
+  Window window;
+  float* const values = window.target(to + place.state, place.neurons);
+  for (int i = 0; i < vectors; ++i) store(values + i * lanes, state[i]);
+  window.write(to + place.state, place.neurons);
+}
+
+struct Forward {
+  const float* currents;
+  const float* initial;
+  std::uint64_t* spikes;
+  std::uint64_t* mask;
+  float* membrane;
+  float* last;
+};
+
+template <Reset reset>
+bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) {
+  const Place place(plan, index);
+  const Floats decay = broadcast(plan.options.decay);
+  const Floats gain = broadcast(plan.gain);
+  const Floats threshold = broadcast(plan.options.threshold);
+  const Floats spike_above = broadcast(plan.spike_above);
+  const Floats width = broadcast(plan.options.width);
+  const Floats zero = {};
+  Floats h[vectors] = {};
+  if (io.initial != nullptr) read_state(h, io.initial, place);
+  // Zero times a value is not a number where the value is not finite, and stays so in a sum.
+  Floats poison = {};
+  for (int i = 0; i < vectors; ++i) poison += h[i] * zero;
+
+  Window incoming;
+  Window outgoing;
+  for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
+    const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
+    float* const u_out = io.membrane == nullptr
+                             ? nullptr
+                             : outgoing.target(io.membrane + place.value(t), place.neurons);
+    std::uint64_t spikes = 0;
+    std::uint64_t inside = 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < vectors; ++i) {
+      const Floats current = load(x + i * lanes);
+      poison += current * zero;
+      const Floats u = decay * h[i] + gain * current;
+      const LaneMask spike = greater(u, spike_above);
+      const LaneMask within = less(magnitude(u - threshold), width);
+      spikes |= bits_of(spike) << (i * lanes);
+      inside |= bits_of(within) << (i * lanes);
+      if (u_out != nullptr) store(u_out + i * lanes, u);
+      h[i] = pick(spike, reset == Reset::hard ? zero : u - threshold, u);
+    }
+    io.spikes[place.bits(t)] = spikes;
+    if (io.mask != nullptr) io.mask[place.bits(t)] = inside & place.valid();
+    if (io.membrane != nullptr) outgoing.write(io.membrane + place.value(t), place.neurons);
+  }
+  if (io.last != nullptr) write_state(h, io.last, place);
+  return bits_of(equal(poison, poison)) == bits_of(equal(zero, zero));
+}
+
+bool forward(const SomaPlan& plan, const float* currents, const float* initial,
+             std::uint64_t* spikes, std::uint64_t* mask, float* membrane, float* last) {
+  const Forward io{currents, initial, spikes, mask, membrane, last};
+  const auto run =
+      plan.options.reset == Reset::hard ? &forward_block<Reset::hard> : &forward_block<Reset::soft>;
+  const std::int64_t blocks = plan.shape.batch * plan.words;
+  bool finite = true;
+#pragma omp parallel for schedule(static) reduction(&& : finite) \
+    if (blocks * block * plan.shape.steps >= parallel_from)
+  for (std::int64_t i = 0; i < blocks; ++i) finite = run(plan, io, i) && finite;
+  return finite;
+}
+
+/// exp(-|v| / width); see SomaPlan.
+H2LEARN_INLINE Floats decaying_exponential(const SomaPlan& plan, Floats v) {
+  const Floats distance = magnitude(v);
+  const Floats halvings = distance * broadcast(plan.steepness);
+  const Floats shifted = halvings + broadcast(round_to_integer);
+  const Floats n = shifted - broadcast(round_to_integer);
+  const Floats r =
+      ((distance - n * broadcast(plan.half_high)) - n * broadcast(plan.half_low)) *
+      broadcast(plan.inverse_width);
+  Floats e = broadcast(1.0F / 720.0F);
+  e = e * r + broadcast(-1.0F / 120.0F);
+  e = e * r + broadcast(1.0F / 24.0F);
+  e = e * r + broadcast(-1.0F / 6.0F);
+  e = e * r + broadcast(1.0F / 2.0F);
+  e = e * r + broadcast(-1.0F);
+  e = e * r + broadcast(1.0F);
+  const Ints exponent = reinterpret_cast<Ints>(shifted) << 23;
+  const Floats scaled = reinterpret_cast<Floats>(reinterpret_cast<Ints>(e) - exponent);
+  return pick(less(halvings, broadcast(most_halvings)), scaled, Floats{});
+}
+
+/// phi(v); for the compact surrogates only where |v| < width, which the caller sees to.
+template <Surrogate surrogate>
+H2LEARN_INLINE Floats bump(const SomaPlan& plan, Floats v) {
+  const Floats peak = broadcast(plan.peak);
+  const Floats one = broadcast(1.0F);
+  if constexpr (surrogate == Surrogate::triangle) {
+    const Floats height = one - magnitude(v) * broadcast(plan.inverse_width);
+    return peak * pick(greater(height, Floats{}), height, Floats{});
+  } else if constexpr (surrogate == Surrogate::atan) {
+    const Floats z = v * broadcast(plan.inverse_width);
+    return peak / (one + z * z);
+  } else if constexpr (surrogate == Surrogate::sigmoid) {
+    const Floats e = decaying_exponential(plan, v);
+    const Floats d = one + e;
+    return peak * (e / (d * d));
+  } else {
+    return peak;
+  }
+}
+
+/// A block's sums for the gradients of decay and threshold, one of each a neuron, and the values
+/// of the current timestep that they are made of. Only touched when one of them is wanted.
+struct Sums {
+  alignas(64) double decay[block] = {};
+  alignas(64) double threshold[block] = {};
+  alignas(64) float through_spike[block];
+  alignas(64) float reset_spike[block];  ///< soft reset: H_t where s_t = 1
+  alignas(64) float grad_u[block];
+};
+
+/// h_(t-1) of the block's neurons.
+H2LEARN_INLINE void membrane_before(const SomaPlan& plan, const SomaGradients& g,
+                                    const Place& place, std::int64_t t, float (&h)[block]) {
+  Window window;
+  if (t == 0) {
+    const float* const initial =
+        g.initial == nullptr ? window.buffer : window.read(g.initial + place.state, place.neurons);
+    std::memcpy(h, initial, sizeof h);
+    return;
+  }
+  const float* const u = window.read(g.membrane + place.value(t - 1), place.neurons);
+  const std::uint64_t spikes = g.spikes[place.bits(t - 1)];
+  const Floats threshold = broadcast(plan.options.threshold);
+  for (int i = 0; i < vectors; ++i) {
+    const Floats value = load(u + i * lanes);
+    const Floats reset = plan.options.reset == Reset::hard ? Floats{} : value - threshold;
+    store(h + i * lanes, pick(lanes_of(spikes >> (i * lanes)), reset, value));
+  }
+}
+
+[[gnu::noinline]] void add_to_sums(const SomaPlan& plan, const SomaGradients& g,
+                                   const Place& place, std::int64_t t, bool want_decay,
+                                   Sums& sums) {
+  for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.through_spike[i];
+  if (plan.options.reset == Reset::soft) {
+    for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.reset_spike[i];
+  }
+  if (!want_decay) return;
+  alignas(64) float h[block];
+  membrane_before(plan, g, place, t, h);
+  for (int i = 0; i < block; ++i) {
+    sums.decay[i] += static_cast<double>(sums.grad_u[i]) * static_cast<double>(h[i]);
+  }
+  if (!plan.options.decay_input) return;
+  Window window;
+  const float* const x = window.read(g.currents + place.value(t), place.neurons);
+  for (int i = 0; i < block; ++i) {
+    sums.decay[i] -= static_cast<double>(sums.grad_u[i]) * static_cast<double>(x[i]);
+  }
+}
+
+H2LEARN_INLINE double total(const double (&values)[block], std::int64_t neurons) {
+  double result = 0.0;
+  for (std::int64_t i = 0; i < neurons; ++i) result += values[i];
+  return result;
+}
+
+H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
+  const Floats threshold = broadcast(plan.options.threshold);
+  const Floats width = broadcast(plan.options.width);
+  std::uint64_t bits = 0;
+  for (int i = 0; i < vectors; ++i) {
+    const Floats distance = magnitude(load(u + i * lanes) - threshold);
+    bits |= bits_of(less(distance, width)) << (i * lanes);
+  }
+  return bits;
+}
+
+template <Surrogate surrogate, Reset reset, bool attached>
+void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
+                    double* decay_sum, double* threshold_sum) {
+  // With the mask at hand, this is all that the membrane itself is needed for.
+  constexpr bool needs_membrane =
+      surrogate != Surrogate::rect || (reset == Reset::hard && attached);
+  const bool reads_membrane = needs_membrane || g.mask == nullptr;
+  const bool wants_sums = decay_sum != nullptr || threshold_sum != nullptr;
+  const Place place(plan, index);
+  const Floats decay = broadcast(plan.options.decay);
+  const Floats gain = broadcast(plan.gain);
+  const Floats threshold = broadcast(plan.options.threshold);
+  const Floats zero = {};
+  Floats carried[vectors] = {};
+  if (g.grad_last != nullptr) read_state(carried, g.grad_last, place);
+
+  Window incoming;
+  Window membranes;
+  Window outgoing;
+  Sums sums;
+  for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
+    const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
+    const float* u = nullptr;
+    if (reads_membrane) u = membranes.read(g.membrane + place.value(t), place.neurons);
+    float* const grad_currents = outgoing.target(g.grad_currents + place.value(t), place.neurons);
+    const std::uint64_t spikes = g.spikes[place.bits(t)];
+    std::uint64_t inside = ~std::uint64_t{0};
+    if constexpr (is_compact(surrogate)) {
+      inside = g.mask != nullptr ? g.mask[place.bits(t)] : bits_inside(plan, u);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < vectors; ++i) {
+      const LaneMask spike = lanes_of(spikes >> (i * lanes));
+      Floats membrane = {};
+      if constexpr (needs_membrane) membrane = load(u + i * lanes);
+      Floats at_spike = load(grad_spikes + i * lanes);
+      if constexpr (attached) {
+        at_spike = at_spike - carried[i] * (reset == Reset::hard ? membrane : threshold);
+      }
+      Floats through_spike = bump<surrogate>(plan, membrane - threshold) * at_spike;
+      if constexpr (is_compact(surrogate)) {
+        through_spike = pick(lanes_of(inside >> (i * lanes)), through_spike, zero);
+      }
+      const Floats past_reset =
+          reset == Reset::hard ? pick(spike, zero, carried[i]) : carried[i];
+      const Floats grad_u = through_spike + past_reset;
+      store(grad_currents + i * lanes, gain * grad_u);
+      if (wants_sums) {
+        store(sums.through_spike + i * lanes, through_spike);
+        store(sums.reset_spike + i * lanes, pick(spike, carried[i], zero));
+        store(sums.grad_u + i * lanes, grad_u);
+      }
+      carried[i] = decay * grad_u;
+    }
+    outgoing.write(g.grad_currents + place.value(t), place.neurons);
+    if (wants_sums) add_to_sums(plan, g, place, t, decay_sum != nullptr, sums);
+  }
+  if (g.grad_initial != nullptr) write_state(carried, g.grad_initial, place);
+  if (decay_sum != nullptr) *decay_sum = total(sums.decay, place.neurons);
+  if (threshold_sum != nullptr) *threshold_sum = total(sums.threshold, place.neurons);
+}
+
+using BackwardBlock = void (*)(const SomaPlan&, const SomaGradients&, std::int64_t, double*,
+                               double*);
+
+template <Surrogate surrogate>
+BackwardBlock choose(const SomaPlan& plan) {
+  if (plan.options.reset == Reset::hard) {
+    return plan.attached ? &backward_block<surrogate, Reset::hard, true>
+                         : &backward_block<surrogate, Reset::hard, false>;
+  }
+  return plan.attached ? &backward_block<surrogate, Reset::soft, true>
+                       : &backward_block<surrogate, Reset::soft, false>;
+}
+
+BackwardBlock choose(const SomaPlan& plan) {
+  switch (plan.options.surrogate) {
+    case Surrogate::triangle: return choose<Surrogate::triangle>(plan);
+    case Surrogate::atan: return choose<Surrogate::atan>(plan);
+    case Surrogate::sigmoid: return choose<Surrogate::sigmoid>(plan);
+    default: return choose<Surrogate::rect>(plan);
+  }
+}
+
+void backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
+              double* threshold_sums) {
+  const BackwardBlock run = choose(plan);
+  const std::int64_t blocks = plan.shape.batch * plan.words;
+#pragma omp parallel for schedule(static) if (blocks * block * plan.shape.steps >= parallel_from)
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    run(plan, g, i, decay_sums == nullptr ? nullptr : decay_sums + i,
+        threshold_sums == nullptr ? nullptr : threshold_sums + i);
+  }
+}
+
+}  // namespace
+
+const SomaKernels soma = {&forward, &backward};
+
+}  // namespace h2learn::H2LEARN_TARGET

@@ -1,0 +1,115 @@
+// Vectors of the width of the instruction set this translation unit is compiled for, for kernel
+// sources only. Everything is in an unnamed namespace and forced inline: nothing here may become
+// a symbol that the linker could share between instruction sets (dispatch.hpp).
+//
+// `Floats + Floats`, `*`, comparisons and so on are the compiler's own vector operators; what is
+// defined here is what they lack.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define H2LEARN_INLINE [[gnu::always_inline]] inline
+
+namespace h2learn {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+/// Floats in a vector: 16, 8 or 4.
+constexpr int lanes = vector_bytes / 4;
+
+typedef float Floats __attribute__((vector_size(vector_bytes)));
+typedef std::int32_t Ints __attribute__((vector_size(vector_bytes)));
+typedef float UnalignedFloats __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+typedef std::int32_t UnalignedInts
+    __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+
+H2LEARN_INLINE Floats load(const float* from) {
+  return *reinterpret_cast<const UnalignedFloats*>(from);
+}
+
+H2LEARN_INLINE void store(float* to, Floats value) {
+  *reinterpret_cast<UnalignedFloats*>(to) = value;
+}
+
+/// The first `count` floats from memory, zeros behind them.
+H2LEARN_INLINE Floats load_first(const float* from, std::int64_t count) {
+  if (count >= lanes) return load(from);
+  Floats value = {};
+  for (int i = 0; i < lanes; ++i) {
+    if (i < count) value[i] = from[i];
+  }
+  return value;
+}
+
+/// Writes the first `count` lanes only.
+H2LEARN_INLINE void store_first(float* to, Floats value, std::int64_t count) {
+  if (count >= lanes) {
+    store(to, value);
+    return;
+  }
+  for (int i = 0; i < lanes; ++i) {
+    if (i < count) to[i] = value[i];
+  }
+}
+
+/// Every lane the same value.
+H2LEARN_INLINE Floats broadcast(float value) { return value - Floats{}; }
+H2LEARN_INLINE Ints broadcast(std::int32_t value) { return value - Ints{}; }
+
+/// 0, 1, 2, ...
+H2LEARN_INLINE Ints lane_numbers() {
+  Ints value;
+  for (int i = 0; i < lanes; ++i) value[i] = i;
+  return value;
+}
+
+/// a * b + c, rounded once where the instruction set can (the scalar reference always can).
+H2LEARN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+/// Lanes of `yes` where the mask is all ones, of `no` where it is all zeros.
+H2LEARN_INLINE Floats select(Ints mask, Floats yes, Floats no) { return mask ? yes : no; }
+
+/// All-ones lanes where bit i of `bits` is set.
+H2LEARN_INLINE Ints mask_of_bits(std::uint32_t bits) {
+  const Ints lane_bit = broadcast(std::int32_t{1}) << lane_numbers();
+  return (broadcast(static_cast<std::int32_t>(bits)) & lane_bit) != 0;
+}
+
+/// Bit i set where lane i of the mask is all ones.
+H2LEARN_INLINE std::uint32_t bits_of_mask(Ints mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#else
+  std::uint32_t bits = 0;
+  for (int i = 0; i < lanes; ++i) bits |= static_cast<std::uint32_t>(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
+}  // namespace
+}  // namespace h2learn

@@ -1,0 +1,91 @@
+#include "h2learn/target.hpp"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#include <utility>
+
+namespace h2learn {
+namespace {
+
+constexpr std::array<std::pair<Target, std::string_view>, 4> names = {{
+    {Target::scalar, "scalar"},
+    {Target::baseline, "baseline"},
+    {Target::avx2, "avx2"},
+    {Target::avx512, "avx512"},
+}};
+
+bool machine_runs(Target target) {
+#ifdef H2LEARN_X86_TARGETS
+  // By feature, never by processor model: a model newer than the compiler must not fall back.
+  switch (target) {
+    case Target::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512cd") && machine_runs(Target::avx2);
+    case Target::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+             __builtin_cpu_supports("popcnt");
+    default:
+      return true;
+  }
+#else
+  return target == Target::scalar || target == Target::baseline;
+#endif
+}
+
+Target from_name(std::string_view name, std::string_view argument) {
+  std::string allowed;
+  for (Target target : available_targets()) {
+    if (target_name(target) == name) return target;
+    allowed += std::string(target_name(target)) + ", ";
+  }
+  throw std::invalid_argument(std::string(argument) + " must be one of " + allowed +
+                              "auto (what this machine can run), got '" + std::string(name) + "'");
+}
+
+Target choose_at_start() {
+  const char* forced = std::getenv("H2LEARN_TARGET");
+  if (forced != nullptr && *forced != '\0' && std::string_view(forced) != "auto") {
+    return from_name(forced, "H2LEARN_TARGET");
+  }
+  return available_targets().back();
+}
+
+constexpr int unset = -1;
+std::atomic<int> current{unset};
+
+}  // namespace
+
+std::string_view target_name(Target target) {
+  for (const auto& [value, name] : names) {
+    if (value == target) return name;
+  }
+  return "unknown";
+}
+
+std::vector<Target> available_targets() {
+  std::vector<Target> targets;
+  for (const auto& [target, name] : names) {
+    if (machine_runs(target)) targets.push_back(target);
+  }
+  return targets;
+}
+
+Target active_target() {
+  int value = current.load(std::memory_order_relaxed);
+  if (value == unset) {
+    value = static_cast<int>(choose_at_start());
+    current.store(value, std::memory_order_relaxed);
+  }
+  return static_cast<Target>(value);
+}
+
+void set_target(std::string_view name) {
+  const Target target = name == "auto" ? choose_at_start() : from_name(name, "target");
+  current.store(static_cast<int>(target), std::memory_order_relaxed);
+}
+
+}  // namespace h2learn

@@ -1,0 +1,456 @@
+"""Differentiable functions over SpikeTensor and dense tensors: what `h2learn.nn` calls.
+
+All take logical torch shapes, [T, B, C, H, W] or [T, B, F], and keep dense tensors channels-last
+in memory. What each saves for its backward pass is said in its docstring. Gradients are first
+order only: differentiating twice raises torch's once_differentiable error.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from h2learn import ops, recording
+from h2learn.spikes import SpikeTensor, channels_first, channels_last
+from h2learn.surrogate import Surrogate
+
+__all__ = ["average_pool", "dropout", "flatten", "max_pool", "soma", "synapse"]
+
+
+def as_float32(value: Any, name: str) -> Tensor:
+    """Float32 tensors pass, narrower floats are widened; anything else is refused.
+
+    Raises:
+        TypeError: not a tensor, or a dtype that float32 cannot hold exactly.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.device.type not in ("cpu", "meta"):
+        raise TypeError(f"{name} must be on the CPU, got device {value.device}; call .cpu()")
+    if value.dtype == torch.float32:
+        return value
+    if value.dtype in (torch.bfloat16, torch.float16):
+        return value.to(torch.float32)
+    raise TypeError(
+        f"{name} must be float32 (or bfloat16, float16, which are widened), got {value.dtype}; "
+        "call .float()"
+    )
+
+
+# ---- synapses
+
+
+class _Synapse(torch.autograd.Function):
+    """Linear and convolution layers. Saves the inputs as they are (packed if packed)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lead: int,
+        shape: list[int],
+        kernel: str,
+    ) -> Tensor:
+        ctx.lead, ctx.shape, ctx.kernel = lead, shape, kernel
+        ctx.save_for_backward(inputs, weight)
+        # Direct encoding repeats one analog image over time (stride 0): compute it once.
+        ctx.repeats = _repeats(inputs, lead)
+        if isinstance(inputs, SpikeTensor):
+            currents = ops.forward_packed(
+                inputs.rows(), inputs.scale, weight, bias, shape, kernel
+            )
+        else:
+            images = channels_last(inputs[:1] if ctx.repeats else inputs, lead)
+            currents = ops.forward_dense(images, weight, bias, shape, kernel)
+        if recording.listening():
+            ctx.owner = recording.owner()
+            rows = math.prod(inputs.shape[:lead])
+            packed = isinstance(inputs, SpikeTensor)
+            saved = inputs.packed_nbytes if packed else _dense_nbytes(inputs)
+            recording.record(
+                recording.SynapseForward(
+                    ctx.owner, tuple(shape), lead, rows, inputs, saved, inputs.numel() * 4
+                )
+            )
+        height, width = ops.out_size(tuple(shape))
+        features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], height, width)
+        if ctx.repeats:
+            currents = currents.expand(inputs.shape[0], *currents.shape).contiguous()
+        return channels_first(currents, inputs.shape[:lead], features)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        lead, shape, kernel = ctx.lead, ctx.shape, ctx.kernel
+        want_inputs, want_weight, want_bias = ctx.needs_input_grad[:3]
+        grad = as_float32(grad, "gradient at the currents")
+        rows = math.prod(inputs.shape[:lead])
+        positions = math.prod(ops.out_size(tuple(shape)))
+        grad_currents = channels_last(grad, lead).view(rows, positions, shape[3])
+        listening = recording.listening()
+        owner = getattr(ctx, "owner", None)
+
+        grad_inputs = grad_weight = grad_bias = None
+        if want_inputs:
+            mask = inputs.mask_rows() if isinstance(inputs, SpikeTensor) else None
+            flat = ops.backward(grad_currents, weight, mask, shape, kernel)
+            grad_inputs = channels_first(flat, inputs.shape[:lead], inputs.shape[lead:])
+            if listening:
+                recording.record(
+                    recording.SynapseBackward(owner, tuple(shape), rows, mask, grad_currents)
+                )
+        if want_weight:
+            if isinstance(inputs, SpikeTensor):
+                grad_weight = ops.weight_update_packed(
+                    inputs.rows(), inputs.scale, grad_currents, shape, kernel
+                )
+            elif ctx.repeats:
+                summed = grad_currents.view(grad.shape[0], -1, *grad_currents.shape[1:]).sum(0)
+                grad_weight = ops.weight_update_dense(
+                    channels_last(inputs[:1], lead), summed, shape, kernel
+                )
+            else:
+                grad_weight = ops.weight_update_dense(
+                    channels_last(inputs, lead), grad_currents, shape, kernel
+                )
+            grad_weight = grad_weight.view(weight.shape)
+            if listening:
+                recording.record(
+                    recording.WeightUpdate(owner, tuple(shape), lead, rows, inputs, grad_currents)
+                )
+        if want_bias:
+            grad_bias = ops.bias_update(grad_currents)
+        return grad_inputs, grad_weight, grad_bias, None, None, None
+
+
+def _repeats(inputs: Tensor, lead: int) -> bool:
+    """Whether a dense input is one image repeated over its first leading dimension."""
+    return (
+        lead > 1
+        and not isinstance(inputs, SpikeTensor)
+        and inputs.shape[0] > 1
+        and inputs.stride(0) == 0
+    )
+
+
+def _dense_nbytes(dense: Tensor) -> int:
+    """Bytes a dense tensor really occupies: broadcast dimensions take none."""
+    sizes = [n for n, stride in zip(dense.shape, dense.stride(), strict=True) if stride != 0]
+    return math.prod(sizes) * dense.element_size()
+
+
+def synapse(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lead: int,
+    shape: ops.Geometry,
+    kernel: str = "auto",
+) -> Tensor:
+    """Currents [*lead, N] or [*lead, N, H_out, W_out] of a linear or convolution layer.
+
+    Args:
+        inputs: SpikeTensor or dense [*lead, K] or [*lead, C, H, W].
+        weight: [N, K] or [N, C / groups, kh, kw].
+        bias: [N] or None.
+        lead: number of leading (row) dimensions.
+        shape: `ops.geometry(...)`, matching `inputs` and `weight`.
+        kernel: "auto", "event", "dense" or "lut".
+    """
+    if not isinstance(inputs, SpikeTensor):
+        inputs = as_float32(inputs, "inputs")
+    elif len(inputs.lead) != lead:
+        inputs = inputs.to_dense()
+    weight = as_float32(weight, "weight")
+    bias = None if bias is None else as_float32(bias, "bias")
+    return _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-any-return]
+
+
+# ---- soma
+
+
+class _Soma(torch.autograd.Function):
+    """Neurons over T.
+
+    Saves the spikes (shared with whoever reads them), the mask of a compact surrogate, and the
+    membrane only if the gradient needs it: any surrogate but Rect, a hard reset that is not
+    detached, or a learned decay. With a learned decay that also scales the input, the currents
+    too.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        currents: Tensor,
+        initial: Tensor | None,
+        decay: Tensor,
+        threshold: Tensor,
+        lead: int,
+        inclusive: bool,
+        reset: str,
+        detach_reset: bool,
+        decay_input: bool,
+        surrogate: str,
+        compact: bool,
+        width: float,
+        scale: float,
+        keep_last: bool,
+    ) -> tuple[SpikeTensor, Tensor]:
+        features = tuple(currents.shape[lead:])
+        steps = currents.shape[0] if lead == 2 else 1
+        rows = channels_last(currents, lead)
+        rows = rows.view(steps, currents.shape[lead - 1], -1) if rows.numel() else rows.view(
+            steps, currents.shape[lead - 1], math.prod(features)
+        )
+        want_grad = any(ctx.needs_input_grad[:4])
+        want_decay = ctx.needs_input_grad[2]
+        needs_membrane = surrogate != "rect" or (reset == "hard" and not detach_reset)
+        ctx.options = (inclusive, reset, detach_reset, decay_input, surrogate, width, scale)
+        ctx.lead, ctx.features = lead, features
+        words, mask, membrane, last = ops.soma_forward(
+            rows,
+            None if initial is None else channels_last(initial, 1),
+            decay,
+            threshold,
+            *ctx.options,
+            want_grad and compact,
+            want_grad and (needs_membrane or want_decay),
+            keep_last,
+        )
+        kept_currents = rows if want_decay and decay_input else None
+        kept_initial = channels_last(initial, 1) if want_decay and initial is not None else None
+        kept = (
+            mask if mask.numel() or not rows.numel() else None,
+            membrane if membrane.numel() else None,
+        )
+        if not (want_grad and compact):
+            kept = (None, kept[1])
+        shape = (*currents.shape[:lead], words.shape[-1])
+        lead_mask = None if kept[0] is None else mask.view(shape)
+        spikes = SpikeTensor(words.view(1, *shape), features, mask=lead_mask)
+        ctx.save_for_backward(words, *kept, kept_currents, kept_initial, decay, threshold)
+        ctx.set_materialize_grads(False)
+        if recording.listening():
+            ctx.owner = recording.owner()
+            recording.record(_soma_event(ctx.owner, spikes, words, *kept, kept_currents))
+        if not keep_last:
+            last = rows.new_empty(0)
+            ctx.mark_non_differentiable(last)
+            return spikes, last
+        return spikes, channels_first(last, currents.shape[lead - 1 : lead], features)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> Any:
+        words, mask, membrane, currents, initial, decay, threshold = ctx.saved_tensors
+        steps, batch = words.shape[:2]
+        lead_shape = words.shape[:2] if ctx.lead == 2 else words.shape[1:2]
+        count = math.prod(ctx.features)
+        if grad_spikes is None:
+            rows = torch.zeros(steps, batch, count)
+        else:
+            grad_spikes = as_float32(grad_spikes, "gradient at the spikes")
+            rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, count)
+        if grad_last is not None:
+            grad_last = channels_last(as_float32(grad_last, "gradient at the state"), 1)
+        want_currents, want_initial, want_decay, want_threshold = ctx.needs_input_grad[:4]
+        grad_currents, grad_initial, scalars = ops.soma_backward(
+            rows, grad_last, words, mask, membrane, currents, initial, decay, threshold,
+            *ctx.options, want_initial, want_decay, want_threshold,
+        )  # fmt: skip
+        if recording.listening():
+            recording.record(recording.SomaBackward(getattr(ctx, "owner", None), grad_currents))
+        return (
+            channels_first(grad_currents, lead_shape, ctx.features) if want_currents else None,
+            channels_first(grad_initial, (batch,), ctx.features) if want_initial else None,
+            scalars[0].view(decay.shape) if want_decay else None,
+            scalars[1].view(threshold.shape) if want_threshold else None,
+            *(None,) * 10,
+        )
+
+
+def _soma_event(
+    owner: Any,
+    spikes: SpikeTensor,
+    words: Tensor,
+    mask: Tensor | None,
+    membrane: Tensor | None,
+    currents: Tensor | None,
+) -> recording.SomaForward:
+    kept = [t for t in (words, mask, membrane, currents) if t is not None]
+    saved = sum(t.numel() * t.element_size() for t in kept)
+    return recording.SomaForward(owner, spikes, saved, len(kept) * spikes.numel() * 4)
+
+
+def soma(
+    currents: Tensor,
+    *,
+    decay: Tensor,
+    threshold: Tensor,
+    surrogate: Surrogate,
+    lead: int = 2,
+    initial: Tensor | None = None,
+    inclusive: bool = False,
+    reset: str = "hard",
+    detach_reset: bool = False,
+    decay_input: bool = False,
+    keep_last: bool = False,
+) -> tuple[SpikeTensor, Tensor | None]:
+    """Spikes of a layer of neurons, and the membrane after the last step.
+
+    Args:
+        currents: [T, B, ...] with `lead` 2, or one step, [B, ...], with `lead` 1.
+        decay: scalar float32 tensor, 0 to 1; learned if it requires a gradient.
+        threshold: scalar float32 tensor, positive; likewise.
+        surrogate: derivative of the spike used by the backward pass.
+        lead: number of leading dimensions.
+        initial: membrane h_0 [B, ...] left by an earlier call, or None for zeros.
+        inclusive: spike at u >= threshold instead of u > threshold.
+        reset: "hard" (to zero) or "soft" (minus the threshold).
+        detach_reset: let no gradient through the spike in the reset.
+        decay_input: weigh the input with (1 - decay).
+        keep_last: return h_T [B, ...], else None.
+
+    Raises:
+        ValueError: an option out of its range, or currents that are not finite.
+    """
+    currents = as_float32(currents, "currents")
+    if isinstance(currents, SpikeTensor):
+        currents = currents.to_dense()
+    spikes, last = _Soma.apply(
+        currents, initial, decay, threshold, lead, inclusive, reset, detach_reset, decay_input,
+        surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last,
+    )  # fmt: skip
+    return spikes, last if keep_last else None
+
+
+# ---- pooling
+
+
+class _AveragePool(torch.autograd.Function):
+    """Counts of spikes in windows; saves nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: SpikeTensor, shape: list[int]) -> SpikeTensor:
+        ctx.shape = shape
+        ctx.lead, ctx.features = spikes.lead, spikes.features
+        counts = ops.count_pool(spikes.rows()[0], shape)
+        return _pooled(spikes, counts, spikes.scale / (shape[3] * shape[4]), shape)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows = channels_last(as_float32(grad, "gradient"), len(ctx.lead))
+        flat = ops.average_pool_backward(rows, ctx.shape)
+        return channels_first(flat, ctx.lead, ctx.features), None
+
+
+class _MaxPool(torch.autograd.Function):
+    """OR of spikes in windows; saves the spikes."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: SpikeTensor, shape: list[int]) -> SpikeTensor:
+        ctx.shape = shape
+        ctx.lead, ctx.features = spikes.lead, spikes.features
+        ctx.save_for_backward(spikes)
+        pooled = ops.max_pool(spikes.rows()[0], shape)
+        return _pooled(spikes, pooled.unsqueeze(0), spikes.scale, shape)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (spikes,) = ctx.saved_tensors
+        rows = channels_last(as_float32(grad, "gradient"), len(ctx.lead))
+        flat = ops.max_pool_backward(spikes.rows()[0], rows, ctx.shape)
+        return channels_first(flat, ctx.lead, ctx.features), None
+
+
+def _pooled(spikes: SpikeTensor, words: Tensor, scale: float, shape: list[int]) -> SpikeTensor:
+    channels, height, width, kh, kw, sh, sw = shape
+    features = (channels, (height - kh) // sh + 1, (width - kw) // sw + 1)
+    mask = spikes.mask_rows()
+    if mask is not None:
+        # A pooled gradient is needed where that of any input of its window is.
+        mask = ops.max_pool(mask, shape).view(*spikes.lead, -1)
+    return SpikeTensor(words.view(words.shape[0], *spikes.lead, -1), features, scale, mask)
+
+
+def _pool_shape(
+    spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
+) -> list[int]:
+    return [*spikes.features, *kernel, *stride]
+
+
+def average_pool(
+    spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
+) -> SpikeTensor:
+    """Average of binary spikes [*lead, C, H, W] over windows, as counts in bit planes."""
+    return _AveragePool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return]
+
+
+def max_pool(
+    spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
+) -> SpikeTensor:
+    """Maximum of binary spikes [*lead, C, H, W] over windows."""
+    return _MaxPool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return]
+
+
+# ---- layout and dropout
+
+
+class _Flatten(torch.autograd.Function):
+    """[*lead, C, H, W] -> [*lead, C * H * W], packed; saves nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: SpikeTensor) -> SpikeTensor:
+        ctx.shape = spikes.shape
+        channels = spikes.features[0]
+        positions = math.prod(spikes.features[1:])
+        words = ops.transpose_features(spikes.rows(), positions, channels, False)
+        mask = spikes.mask_rows()
+        if mask is not None:
+            mask = ops.transpose_features(mask.unsqueeze(0), positions, channels, False)
+            mask = mask.view(*spikes.lead, -1)
+        words = words.view(spikes.planes, *spikes.lead, -1)
+        return SpikeTensor(words, (channels * positions,), spikes.scale, mask)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.reshape(ctx.shape)
+
+
+def flatten(spikes: SpikeTensor) -> SpikeTensor:
+    """[*lead, C, H, W] -> [*lead, C * H * W] in torch's order, without unpacking."""
+    return _Flatten.apply(spikes)  # type: ignore[no-any-return]
+
+
+class _Dropout(torch.autograd.Function):
+    """Spikes AND one mask over time; saves the mask, one bit a neuron."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: SpikeTensor, keep: SpikeTensor, p: float) -> SpikeTensor:
+        ctx.p = p
+        ctx.save_for_backward(keep)
+        kept = keep.words[0]
+        mask = None if spikes.mask is None else spikes.mask & kept
+        scale = spikes.scale / (1.0 - p)
+        return SpikeTensor(spikes.words & kept, spikes.features, scale, mask)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return grad * (keep.to_dense() / (1.0 - ctx.p)), None, None
+
+
+def dropout(spikes: SpikeTensor, keep: SpikeTensor, p: float) -> SpikeTensor:
+    """`spikes` [T, B, ...] where `keep` [B, ...] is 1, divided by 1 - p."""
+    return _Dropout.apply(spikes, keep, p)  # type: ignore[no-any-return]

@@ -1,0 +1,31 @@
+"""Names of the kernels that compute a synapse layer, and choosing one for a whole model."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["KERNELS", "check_kernel", "set_kernel"]
+
+KERNELS = {
+    "auto": "event or dense, chosen by the measured density of the operand",
+    "event": "walks spikes (or non-zero gradients) and adds weight rows",
+    "dense": "multiplies every element",
+    "lut": "tables of partial sums, as the accelerator's engines; backward as dense",
+}
+
+
+def check_kernel(name: str) -> str:
+    """Returns `name`. ValueError, listing what is allowed, if it is not a kernel."""
+    if name not in KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {name!r}")
+    return name
+
+
+def set_kernel(model: nn.Module, name: str) -> None:
+    """Sets the kernel of every Linear and Conv2d of h2learn in `model`."""
+    from h2learn.nn.synapses import Conv2d, Linear
+
+    check_kernel(name)
+    for module in model.modules():
+        if isinstance(module, (Linear, Conv2d)):
+            module.kernel = name

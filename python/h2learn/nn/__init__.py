@@ -1,0 +1,49 @@
+"""Modules for spiking networks over tensors of shape [T, B, ...], time first.
+
+Ordinary torch.nn.Modules with ordinary parameters. Spikes travel between them as bit-packed
+`h2learn.SpikeTensor`s; state is kept only within a call unless a neuron is made stateful.
+"""
+
+from h2learn.nn.calibration import calibrate
+from h2learn.nn.layers import (
+    AvgPool2d,
+    BatchNorm,
+    Dropout,
+    Flatten,
+    MaxPool2d,
+    Readout,
+    Residual,
+    Sequential,
+)
+from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning
+from h2learn.nn.synapses import Conv2d, Linear
+
+__all__ = [
+    "IF",
+    "LIF",
+    "PLIF",
+    "ActivityWarning",
+    "AvgPool2d",
+    "BatchNorm",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "Linear",
+    "MaxPool2d",
+    "Readout",
+    "Residual",
+    "Sequential",
+    "calibrate",
+    "reset",
+]
+
+
+def reset(model: "object") -> None:
+    """Calls reset() on every module of `model` that has one: forgets all kept membranes."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if isinstance(module, LIF):
+            module.reset()

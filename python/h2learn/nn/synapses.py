@@ -1,0 +1,157 @@
+"""Linear and Conv2d: torch.nn's own layers, over [T, B, ...], computed on packed spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from h2learn import ops, recording
+from h2learn.autograd import synapse
+from h2learn.kernels import check_kernel
+from h2learn.spikes import SpikeTensor
+
+__all__ = ["Conv2d", "Linear"]
+
+
+class Linear(nn.Linear):
+    """Fully connected synapses: currents = W s + b at every timestep.
+
+    A torch.nn.Linear by its parameters and state_dict. Input: SpikeTensor or dense
+    [T, B, in_features] (or [B, in_features]); output: float32 [T, B, out_features].
+
+    Args:
+        in_features: inputs.
+        out_features: outputs.
+        bias: add a learned bias.
+        kernel: "auto", "event", "dense" or "lut" (docs/kernels.md).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, kernel: str = "auto"
+    ) -> None:
+        ops.core_geometry(ops.geometry(in_features, (1, 1), out_features))  # checks the sizes
+        super().__init__(in_features, out_features, bias)
+        self.kernel = check_kernel(kernel)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Currents of all timesteps at once."""
+        _check_input(self, inputs, 1, f"[T, B, {self.in_features}]")
+        if inputs.shape[-1] != self.in_features:
+            raise ValueError(
+                f"inputs must have in_features = {self.in_features} as their last dimension, "
+                f"got shape {list(inputs.shape)}"
+            )
+        shape = ops.geometry(self.in_features, (1, 1), self.out_features)
+        return _apply(self, inputs, inputs.dim() - 1, shape)
+
+    def extra_repr(self) -> str:
+        """What printing the module shows."""
+        return f"{super().extra_repr()}, kernel={self.kernel}"
+
+
+class Conv2d(nn.Conv2d):
+    """2-D convolution synapses at every timestep.
+
+    A torch.nn.Conv2d by its parameters and state_dict (zero padding only). Input: SpikeTensor
+    or dense [T, B, C, H, W] (or [B, C, H, W]); output: float32 [T, B, N, H_out, W_out],
+    channels-last in memory.
+
+    Args:
+        in_channels: C.
+        out_channels: N.
+        kernel_size: one size, or (height, width); likewise stride, padding, dilation.
+        stride: step of the window.
+        padding: zeros added on each side.
+        dilation: distance of the taps.
+        groups: groups of channels that do not mix.
+        bias: add a learned bias.
+        kernel: "auto", "event", "dense" or "lut" (docs/kernels.md).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        kernel: str = "auto",
+    ) -> None:
+        kernel_size, stride = pair("kernel_size", kernel_size), pair("stride", stride)
+        padding, dilation = pair("padding", padding), pair("dilation", dilation)
+        large_enough = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True))
+        ops.core_geometry(  # checks every value before torch allocates
+            ops.geometry(
+                in_channels, (max(1, large_enough[0]), max(1, large_enough[1])), out_channels,
+                kernel_size, stride, padding, dilation, groups,
+            )  # fmt: skip
+        )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
+        self.kernel = check_kernel(kernel)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        """Currents of all timesteps at once."""
+        _check_input(self, inputs, 3, f"[T, B, {self.in_channels}, H, W]")
+        if inputs.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"inputs must have in_channels = {self.in_channels} as their third dimension "
+                f"from the end, got shape {list(inputs.shape)}"
+            )
+        shape = ops.geometry(
+            self.in_channels, (inputs.shape[-2], inputs.shape[-1]), self.out_channels,
+            self.kernel_size, self.stride, self.padding, self.dilation, self.groups,  # type: ignore[arg-type]
+        )  # fmt: skip
+        ops.core_geometry(shape)  # names the size that does not fit
+        return _apply(self, inputs, inputs.dim() - 3, shape)
+
+    def extra_repr(self) -> str:
+        """What printing the module shows."""
+        return f"{super().extra_repr()}, kernel={self.kernel}"
+
+
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """One integer for both directions, or two. TypeError, naming the argument, otherwise."""
+    values = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(values, (tuple, list))
+        or len(values) != 2
+        or not all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    ):
+        raise TypeError(f"{name} must be an integer or a pair of integers, got {value!r}")
+    return values[0], values[1]
+
+
+def _check_input(module: nn.Module, inputs: Any, features: int, layout: str) -> None:
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+    if inputs.dim() not in (features + 1, features + 2):
+        name = type(module).__name__
+        raise ValueError(
+            f"{name} takes inputs of shape {layout} (or one step, without T), "
+            f"got {list(inputs.shape)}"
+            + ("; put nn.Flatten() before it" if name == "Linear" and inputs.dim() > 3 else "")
+        )
+    if inputs.dim() == features + 2 and inputs.shape[0] == 0:
+        raise ValueError(f"inputs must have T of at least 1, got shape {list(inputs.shape)}")
+
+
+def _apply(module: Linear | Conv2d, inputs: Tensor, lead: int, shape: ops.Geometry) -> Tensor:
+    if isinstance(inputs, SpikeTensor) and len(inputs.features) != inputs.dim() - lead:
+        inputs = inputs.to_dense()
+    if not recording.listening():
+        return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
+    with recording.owned_by(module):
+        return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
+
+
+def is_synapse(module: torch.nn.Module) -> bool:
+    """Whether the module holds synaptic weights of this library."""
+    return isinstance(module, (Linear, Conv2d))

@@ -1,0 +1,588 @@
+"""The core's kernels as torch operators, `torch.ops.h2learn.*`.
+
+Each has a schema, a CPU implementation that hands raw contiguous memory to `h2learn._core`, and
+a fake implementation that knows shapes only; nothing links to torch. They work on rows
+(images = T * B), positions and channels-last features, on plain tensors alone, so that tracing
+and `torch.library.opcheck` see nothing unusual. `h2learn.autograd` builds the differentiable
+functions from them: a SpikeTensor carries the gradient of float spikes that exist only as int64
+words, which an autograd formula on these operators could not express.
+
+Shapes: R rows, P positions, C / N channels, W = ceil(features / 64) words.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from h2learn import _core
+
+__all__ = [
+    "Geometry",
+    "average_pool_backward",
+    "backward",
+    "bias_update",
+    "count_pool",
+    "forward_dense",
+    "forward_packed",
+    "geometry",
+    "max_pool",
+    "max_pool_backward",
+    "pack",
+    "popcount",
+    "soma_backward",
+    "soma_forward",
+    "transpose_features",
+    "unpack",
+    "weight_update_dense",
+    "weight_update_packed",
+]
+
+Geometry = tuple[int, ...]
+"""in_channels, in_height, in_width, out_channels, kernel, stride, padding, dilation (two
+each: height, width), groups: thirteen integers, as `geometry` puts them."""
+
+_GEOMETRY_FIELDS = (
+    "in_channels", "in_height", "in_width", "out_channels",
+    "kernel_height", "kernel_width", "stride_height", "stride_width",
+    "padding_height", "padding_width", "dilation_height", "dilation_width", "groups",
+)  # fmt: skip
+_POOL_FIELDS = (
+    "channels", "in_height", "in_width",
+    "kernel_height", "kernel_width", "stride_height", "stride_width",
+)  # fmt: skip
+
+LUT_INPUTS = 6
+"""Spikes a forward table covers, as the accelerator's default engine."""
+LUT_UPDATE_INPUTS = 5
+"""Positions a weight-update table covers, likewise."""
+LUT_ROWS = 32
+"""Tables that feed one adder tree, likewise."""
+
+
+def geometry(
+    in_channels: int,
+    in_size: tuple[int, int],
+    out_channels: int,
+    kernel: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Geometry:
+    """The thirteen integers that describe a synapse to the operators."""
+    return (
+        in_channels, *in_size, out_channels, *kernel, *stride, *padding, *dilation, groups,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)
+def core_geometry(shape: Geometry) -> _core.Geometry:
+    """The core's object for it. Raises ValueError naming the field that is impossible."""
+    return _core.Geometry(**dict(zip(_GEOMETRY_FIELDS, shape, strict=True)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _core_pool(shape: tuple[int, ...]) -> _core.PoolGeometry:
+    return _core.PoolGeometry(**dict(zip(_POOL_FIELDS, shape, strict=True)))
+
+
+@functools.lru_cache(maxsize=256)
+def core_soma(
+    decay: float,
+    threshold: float,
+    inclusive: bool,
+    reset: str,
+    detach_reset: bool,
+    decay_input: bool,
+    surrogate: str,
+    width: float,
+    scale: float,
+) -> _core.SomaOptions:
+    """The core's options object. Raises ValueError naming field, value and what is allowed."""
+    return _core.SomaOptions(
+        decay=decay,
+        threshold=threshold,
+        inclusive=inclusive,
+        reset=reset,
+        detach_reset=detach_reset,
+        decay_input=decay_input,
+        surrogate=surrogate,
+        width=width,
+        scale=scale,
+    )
+
+
+def _array(tensor: Tensor) -> Any:
+    """The tensor's own memory as a numpy array; kernels refuse what is not contiguous."""
+    return tensor.detach().contiguous().numpy()
+
+
+def _optional(tensor: Tensor | None) -> Any:
+    return None if tensor is None else _array(tensor)
+
+
+def words_for(features: int) -> int:
+    """64-bit words that hold `features` bits."""
+    return (features + 63) // 64
+
+
+def _out_size(shape: Sequence[int]) -> tuple[int, int]:
+    (_, height, width, _, kh, kw, sh, sw, ph, pw, dh, dw, _) = shape
+    return (
+        (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1,
+        (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1,
+    )
+
+
+def _pool_out(shape: Sequence[int]) -> tuple[int, int]:
+    (_, height, width, kh, kw, sh, sw) = shape
+    return (height - kh) // sh + 1, (width - kw) // sw + 1
+
+
+def out_size(shape: Geometry) -> tuple[int, int]:
+    """Output height and width."""
+    return _out_size(shape)
+
+
+# ---- registration
+
+_LIBRARY = torch.library.Library("h2learn", "DEF")
+
+
+def _operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Defines torch.ops.h2learn.<name> with a CPU and a fake implementation."""
+
+    def register(implementation: Callable[..., Any]) -> Any:
+        name = schema[: schema.index("(")]
+        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, implementation, "CPU")
+        torch.library.register_fake(f"h2learn::{name}", fake, lib=_LIBRARY)
+        return getattr(torch.ops.h2learn, name).default
+
+    return register
+
+
+# ---- bits
+
+
+def _pack_fake(dense: Tensor) -> Tensor:
+    return dense.new_empty((dense.shape[0], words_for(dense.shape[1])), dtype=torch.int64)
+
+
+@_operator("pack(Tensor dense) -> Tensor", _pack_fake)
+def pack(dense: Tensor) -> Tensor:
+    """Float32 [R, F] of zeros and ones -> words [R, W]. ValueError for any other value."""
+    words = _pack_fake(dense)
+    bad = _core.pack(_array(dense), words.numpy())
+    if bad >= 0:
+        raise ValueError(
+            f"spikes must be 0 or 1, got {dense.reshape(-1)[bad].item()} at flat index {bad} "
+            "(features channels-last)"
+        )
+    return words
+
+
+def _unpack_fake(words: Tensor, features: int, scale: float) -> Tensor:
+    return words.new_empty((words.shape[1], features), dtype=torch.float32)
+
+
+@_operator("unpack(Tensor words, int features, float scale) -> Tensor", _unpack_fake)
+def unpack(words: Tensor, features: int, scale: float) -> Tensor:
+    """Words [planes, R, W] -> float32 [R, F], scale times the count."""
+    dense = _unpack_fake(words, features, scale)
+    _core.unpack(_array(words), features, scale, dense.numpy())
+    return dense
+
+
+def _transpose_fake(words: Tensor, positions: int, channels: int, to_positions: bool) -> Tensor:
+    return torch.empty_like(words, memory_format=torch.contiguous_format)
+
+
+@_operator(
+    "transpose_features(Tensor words, int positions, int channels, bool to_positions) -> Tensor",
+    _transpose_fake,
+)
+def transpose_features(words: Tensor, positions: int, channels: int, to_positions: bool) -> Tensor:
+    """Features of words [planes, R, W] from (position, channel) to (channel, position) order.
+
+    `to_positions` undoes it.
+    """
+    out = _transpose_fake(words, positions, channels, to_positions)
+    _core.transpose_features(_array(words), positions, channels, to_positions, out.numpy())
+    return out
+
+
+def popcount(words: Tensor) -> int:
+    """Set bits."""
+    return int(_core.popcount(_array(words)))
+
+
+# ---- synapses
+
+
+def _currents_shape(rows: int, shape: Sequence[int]) -> tuple[int, int, int]:
+    return rows, math.prod(_out_size(shape)), shape[3]
+
+
+def _forward_packed_fake(
+    words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    return weight.new_empty(_currents_shape(words.shape[1], shape))
+
+
+@_operator(
+    "forward_packed(Tensor words, float scale, Tensor weight, Tensor? bias, int[] shape, "
+    "str kernel) -> Tensor",
+    _forward_packed_fake,
+)
+def forward_packed(
+    words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    """Currents [R, P_out, N] from words [planes, R, W] and weight [N, C / groups, kh, kw]."""
+    out = _forward_packed_fake(words, scale, weight, bias, shape, kernel)
+    _core.forward_packed(
+        core_geometry(tuple(shape)), _array(words), scale, _array(weight), _optional(bias),
+        kernel, LUT_INPUTS, LUT_ROWS, out.numpy(),
+    )  # fmt: skip
+    return out
+
+
+def _forward_dense_fake(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    return weight.new_empty(_currents_shape(inputs.shape[0], shape))
+
+
+@_operator(
+    "forward_dense(Tensor inputs, Tensor weight, Tensor? bias, int[] shape, str kernel) -> Tensor",
+    _forward_dense_fake,
+)
+def forward_dense(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    """Currents [R, P_out, N] from analog inputs [R, P_in * C]."""
+    out = _forward_dense_fake(inputs, weight, bias, shape, kernel)
+    _core.forward_dense(
+        core_geometry(tuple(shape)), _array(inputs), _array(weight), _optional(bias), kernel,
+        out.numpy(),
+    )  # fmt: skip
+    return out
+
+
+def _backward_fake(
+    grad_currents: Tensor, weight: Tensor, mask: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    return weight.new_empty((grad_currents.shape[0], shape[0] * shape[1] * shape[2]))
+
+
+@_operator(
+    "backward(Tensor grad_currents, Tensor weight, Tensor? mask, int[] shape, str kernel) "
+    "-> Tensor",
+    _backward_fake,
+)
+def backward(
+    grad_currents: Tensor, weight: Tensor, mask: Tensor | None, shape: list[int], kernel: str
+) -> Tensor:
+    """Gradient [R, P_in * C] at the inputs, +0 where mask [R, W] has a zero bit."""
+    out = _backward_fake(grad_currents, weight, mask, shape, kernel)
+    _core.backward(
+        core_geometry(tuple(shape)), _array(grad_currents), _array(weight), _optional(mask),
+        kernel, out.numpy(),
+    )  # fmt: skip
+    return out
+
+
+def _weight_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    return shape[3], shape[0] // shape[12], shape[4], shape[5]
+
+
+def _weight_update_packed_fake(
+    words: Tensor, scale: float, grad_currents: Tensor, shape: list[int], kernel: str
+) -> Tensor:
+    return grad_currents.new_empty(_weight_shape(shape))
+
+
+@_operator(
+    "weight_update_packed(Tensor words, float scale, Tensor grad_currents, int[] shape, "
+    "str kernel) -> Tensor",
+    _weight_update_packed_fake,
+)
+def weight_update_packed(
+    words: Tensor, scale: float, grad_currents: Tensor, shape: list[int], kernel: str
+) -> Tensor:
+    """Weight gradient [N, C / groups, kh, kw] from words and grad_currents [R, P_out, N]."""
+    out = _weight_update_packed_fake(words, scale, grad_currents, shape, kernel)
+    _core.weight_update_packed(
+        core_geometry(tuple(shape)), _array(words), scale, _array(grad_currents), kernel,
+        LUT_UPDATE_INPUTS, LUT_ROWS, out.numpy(),
+    )  # fmt: skip
+    return out
+
+
+def _weight_update_dense_fake(
+    inputs: Tensor, grad_currents: Tensor, shape: list[int], kernel: str
+) -> Tensor:
+    return grad_currents.new_empty(_weight_shape(shape))
+
+
+@_operator(
+    "weight_update_dense(Tensor inputs, Tensor grad_currents, int[] shape, str kernel) -> Tensor",
+    _weight_update_dense_fake,
+)
+def weight_update_dense(
+    inputs: Tensor, grad_currents: Tensor, shape: list[int], kernel: str
+) -> Tensor:
+    """Weight gradient from analog inputs [R, P_in * C]."""
+    out = _weight_update_dense_fake(inputs, grad_currents, shape, kernel)
+    _core.weight_update_dense(
+        core_geometry(tuple(shape)), _array(inputs), _array(grad_currents), kernel, out.numpy()
+    )
+    return out
+
+
+def _bias_update_fake(grad_currents: Tensor) -> Tensor:
+    return grad_currents.new_empty((grad_currents.shape[-1],))
+
+
+@_operator("bias_update(Tensor grad_currents) -> Tensor", _bias_update_fake)
+def bias_update(grad_currents: Tensor) -> Tensor:
+    """Sum of grad_currents [..., N] over everything but N."""
+    out = _bias_update_fake(grad_currents)
+    _core.bias_update(_array(grad_currents.reshape(-1, grad_currents.shape[-1])), out.numpy())
+    return out
+
+
+# ---- soma
+
+_SOMA_SCHEMA = (
+    "bool inclusive, str reset, bool detach_reset, bool decay_input, str surrogate, float width, "
+    "float scale"
+)
+
+
+def _soma_forward_fake(
+    currents: Tensor,
+    initial: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    inclusive: bool,
+    reset: str,
+    detach_reset: bool,
+    decay_input: bool,
+    surrogate: str,
+    width: float,
+    scale: float,
+    keep_mask: bool,
+    keep_membrane: bool,
+    keep_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    steps, batch, features = currents.shape
+    words = currents.new_empty((steps, batch, words_for(features)), dtype=torch.int64)
+    return (
+        words,
+        torch.empty_like(words) if keep_mask else words.new_empty(0),
+        torch.empty_like(currents) if keep_membrane else currents.new_empty(0),
+        currents.new_empty((batch, features)) if keep_last else currents.new_empty(0),
+    )
+
+
+@_operator(
+    "soma_forward(Tensor currents, Tensor? initial, Tensor decay, Tensor threshold, "
+    f"{_SOMA_SCHEMA}, bool keep_mask, bool keep_membrane, bool keep_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _soma_forward_fake,
+)
+def soma_forward(
+    currents: Tensor,
+    initial: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    inclusive: bool,
+    reset: str,
+    detach_reset: bool,
+    decay_input: bool,
+    surrogate: str,
+    width: float,
+    scale: float,
+    keep_mask: bool,
+    keep_membrane: bool,
+    keep_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Neuron dynamics over T: currents [T, B, F] -> spikes, mask, membrane, last.
+
+    Spikes and mask are words [T, B, W], the membrane u_t is [T, B, F], the last one h_T [B, F];
+    what is not kept comes back empty. `decay` and `threshold` are scalar float32 tensors, since
+    they may be learned. Equations: cpp/include/h2learn/soma.hpp.
+    """
+    options = core_soma(
+        decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
+        width, scale,
+    )  # fmt: skip
+    words, mask, membrane, last = _soma_forward_fake(
+        currents, initial, decay, threshold, inclusive, reset, detach_reset, decay_input,
+        surrogate, width, scale, keep_mask, keep_membrane, keep_last,
+    )  # fmt: skip
+    _core.soma_forward(
+        options, *currents.shape, _array(currents), _optional(initial), words.numpy(),
+        mask.numpy() if keep_mask else None,
+        membrane.numpy() if keep_membrane else None,
+        last.numpy() if keep_last else None,
+    )  # fmt: skip
+    return words, mask, membrane, last
+
+
+def _soma_backward_fake(
+    grad_spikes: Tensor,
+    grad_last: Tensor | None,
+    spikes: Tensor,
+    mask: Tensor | None,
+    membrane: Tensor | None,
+    currents: Tensor | None,
+    initial: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    inclusive: bool,
+    reset: str,
+    detach_reset: bool,
+    decay_input: bool,
+    surrogate: str,
+    width: float,
+    scale: float,
+    want_initial: bool,
+    want_decay: bool,
+    want_threshold: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, batch, features = grad_spikes.shape
+    return (
+        torch.empty_like(grad_spikes, memory_format=torch.contiguous_format),
+        grad_spikes.new_empty((batch, features) if want_initial else (0,)),
+        grad_spikes.new_empty((2,)),
+    )
+
+
+@_operator(
+    "soma_backward(Tensor grad_spikes, Tensor? grad_last, Tensor spikes, Tensor? mask, "
+    "Tensor? membrane, Tensor? currents, Tensor? initial, Tensor decay, Tensor threshold, "
+    f"{_SOMA_SCHEMA}, bool want_initial, bool want_decay, bool want_threshold) "
+    "-> (Tensor, Tensor, Tensor)",
+    _soma_backward_fake,
+)
+def soma_backward(
+    grad_spikes: Tensor,
+    grad_last: Tensor | None,
+    spikes: Tensor,
+    mask: Tensor | None,
+    membrane: Tensor | None,
+    currents: Tensor | None,
+    initial: Tensor | None,
+    decay: Tensor,
+    threshold: Tensor,
+    inclusive: bool,
+    reset: str,
+    detach_reset: bool,
+    decay_input: bool,
+    surrogate: str,
+    width: float,
+    scale: float,
+    want_initial: bool,
+    want_decay: bool,
+    want_threshold: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients at the currents [T, B, F], at h_0 [B, F] and (decay, threshold) [2]."""
+    options = core_soma(
+        decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
+        width, scale,
+    )  # fmt: skip
+    grad_currents, grad_initial, grad_scalars = _soma_backward_fake(
+        grad_spikes, grad_last, spikes, mask, membrane, currents, initial, decay, threshold,
+        inclusive, reset, detach_reset, decay_input, surrogate, width, scale, want_initial,
+        want_decay, want_threshold,
+    )  # fmt: skip
+    grads = _core.soma_backward(
+        options,
+        *grad_spikes.shape,
+        grad_spikes=_array(grad_spikes),
+        grad_last=_optional(grad_last),
+        spikes=_array(spikes),
+        mask=_optional(mask),
+        membrane=_optional(membrane),
+        currents=_optional(currents),
+        initial=_optional(initial),
+        grad_currents=grad_currents.numpy(),
+        grad_initial=grad_initial.numpy() if want_initial else None,
+        want_decay=want_decay,
+        want_threshold=want_threshold,
+    )
+    grad_scalars.copy_(torch.tensor(grads, dtype=grad_scalars.dtype))
+    return grad_currents, grad_initial, grad_scalars
+
+
+# ---- pooling
+
+
+def _count_pool_fake(words: Tensor, shape: list[int]) -> Tensor:
+    features = math.prod(_pool_out(shape)) * shape[0]
+    planes = (shape[3] * shape[4]).bit_length()
+    return words.new_empty((planes, words.shape[0], words_for(features)))
+
+
+@_operator("count_pool(Tensor words, int[] shape) -> Tensor", _count_pool_fake)
+def count_pool(words: Tensor, shape: list[int]) -> Tensor:
+    """Spikes in each window: words [R, W] -> counts [planes, R, W_out].
+
+    `shape`: channels, in_height, in_width, kernel (2), stride (2).
+    """
+    out = _count_pool_fake(words, shape)
+    _core.count_pool(_core_pool(tuple(shape)), _array(words), out.numpy())
+    return out
+
+
+def _max_pool_fake(words: Tensor, shape: list[int]) -> Tensor:
+    features = math.prod(_pool_out(shape)) * shape[0]
+    return words.new_empty((words.shape[0], words_for(features)))
+
+
+@_operator("max_pool(Tensor words, int[] shape) -> Tensor", _max_pool_fake)
+def max_pool(words: Tensor, shape: list[int]) -> Tensor:
+    """OR of each window: words [R, W] -> [R, W_out]."""
+    out = _max_pool_fake(words, shape)
+    _core.max_pool(_core_pool(tuple(shape)), _array(words), out.numpy())
+    return out
+
+
+def _average_pool_backward_fake(grad_outputs: Tensor, shape: list[int]) -> Tensor:
+    return grad_outputs.new_empty((grad_outputs.shape[0], shape[0] * shape[1] * shape[2]))
+
+
+@_operator(
+    "average_pool_backward(Tensor grad_outputs, int[] shape) -> Tensor",
+    _average_pool_backward_fake,
+)
+def average_pool_backward(grad_outputs: Tensor, shape: list[int]) -> Tensor:
+    """Gradient [R, F_in] from grad_outputs [R, F_out]: each window's, divided by its size."""
+    out = _average_pool_backward_fake(grad_outputs, shape)
+    _core.average_pool_backward(_core_pool(tuple(shape)), _array(grad_outputs), out.numpy())
+    return out
+
+
+def _max_pool_backward_fake(words: Tensor, grad_outputs: Tensor, shape: list[int]) -> Tensor:
+    return grad_outputs.new_empty((grad_outputs.shape[0], shape[0] * shape[1] * shape[2]))
+
+
+@_operator(
+    "max_pool_backward(Tensor words, Tensor grad_outputs, int[] shape) -> Tensor",
+    _max_pool_backward_fake,
+)
+def max_pool_backward(words: Tensor, grad_outputs: Tensor, shape: list[int]) -> Tensor:
+    """Gradient [R, F_in]: each window's goes to its first spike, or its first element."""
+    out = _max_pool_backward_fake(words, grad_outputs, shape)
+    _core.max_pool_backward(
+        _core_pool(tuple(shape)), _array(words), _array(grad_outputs), out.numpy()
+    )
+    return out

@@ -1,0 +1,1 @@
+"""How results are shown: numbers with units, tables, progress."""

@@ -1,0 +1,136 @@
+"""The table per layer: what one training step did, and what sparsity let it leave out.
+
+`layer_rows` merges the counts of a synapse layer and of the neurons behind it into one row of
+plain data, with units in its keys: that is what goes into JSON. `layer_tables` shows the same
+rows, as two tables that fit a terminal of 80 columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from h2learn.report.units import amount, byte_size, percent
+
+if TYPE_CHECKING:
+    from h2learn.counters import LayerCounts
+
+Row = dict[str, Any]
+
+PASSES = {"forward": "forward", "backward": "backward", "update": "weight_update"}
+"""Prefix of the counters' fields, and of the keys in a row."""
+
+
+def layer_rows(layers: Mapping[str, LayerCounts]) -> list[Row]:
+    """One row a synapse layer, in the order of execution, with the neurons that follow it.
+
+    Keys (counts are of one training step over a batch; operations are synaptic operations):
+
+    - `name`, `kind`, and `neurons`, the name of the neuron layer, None for a readout;
+    - `neuron_steps`, `spikes`, `firing_rate` (None without neurons);
+    - `gradients`, `zero_gradients`, `zero_gradient_share`: of the loss by the currents of the
+      neurons, None without neurons;
+    - `forward_`, `backward_`, `weight_update_` + `operations_done`, `operations_skipped`;
+    - `saved_bytes` for the backward pass, and `dense_bytes`, the same in dense float32.
+    """
+    rows: list[Row] = []
+    for name, counts in layers.items():
+        is_synapse = counts.forward_offered > 0
+        if is_synapse or not rows or rows[-1]["neurons"] is not None:
+            rows.append(_empty_row(name, counts.kind))
+        row = rows[-1]
+        if is_synapse:
+            for field, key in PASSES.items():
+                done, offered = getattr(counts, f"{field}_done"), getattr(counts, f"{field}_offered")
+                row[f"{key}_operations_done"] += done
+                row[f"{key}_operations_skipped"] += offered - done
+        else:
+            row |= {
+                "neurons": name,
+                "neuron_steps": counts.neuron_steps,
+                "spikes": counts.spikes,
+                "firing_rate": counts.firing_rate,
+                "gradients": counts.gradients,
+                "zero_gradients": counts.zero_gradients,
+                "zero_gradient_share": counts.zero_gradient_share,
+            }
+        row["saved_bytes"] += counts.saved_bytes
+        row["dense_bytes"] += counts.dense_bytes
+    return rows
+
+
+def _empty_row(name: str, kind: str) -> Row:
+    row: Row = {"name": name, "kind": kind, "neurons": None, "neuron_steps": 0, "spikes": 0}
+    row |= {"firing_rate": None, "gradients": 0, "zero_gradients": 0, "zero_gradient_share": None}
+    for key in PASSES.values():
+        row |= {f"{key}_operations_done": 0, f"{key}_operations_skipped": 0}
+    return row | {"saved_bytes": 0, "dense_bytes": 0}
+
+
+def total_row(rows: Sequence[Row]) -> Row:
+    """The sums over all layers, rates over all neurons; same keys."""
+    total = _empty_row("all layers", "")
+    for key, value in total.items():
+        if isinstance(value, int):
+            total[key] = sum(row[key] for row in rows)
+    if total["neuron_steps"]:
+        total["firing_rate"] = total["spikes"] / total["neuron_steps"]
+    if total["gradients"]:
+        total["zero_gradient_share"] = total["zero_gradients"] / total["gradients"]
+    return total
+
+
+def layer_tables(rows: Sequence[Row], step: str) -> tuple[Table, Table]:
+    """Activity and memory, and synaptic operations; `step` says what was counted."""
+    activity = _table(
+        f"Spikes, gradients and memory of one training step ({step})",
+        "layer", "spikes", "firing\nrate", "zero\ngradients", "saved for\nbackward",
+        "dense\nfloat32", "times\nsmaller",
+    )  # fmt: skip
+    operations = _table(
+        f"Synaptic operations of one training step ({step})",
+        "layer", "forward\ndone", "\nskipped", "backward\ndone", "\nskipped",
+        "weight\nupdate done", "\nskipped",
+    )  # fmt: skip
+    for row in [*rows, total_row(rows)]:
+        if row["name"] == "all layers":
+            activity.add_section()
+            operations.add_section()
+        label = row["name"] if row["neurons"] is None else f"{row['name']} + {row['neurons']}"
+        fires = row["firing_rate"] is not None
+        activity.add_row(
+            label,
+            amount(row["spikes"]) if fires else "–",
+            percent(row["firing_rate"]) if fires else "–",
+            percent(row["zero_gradient_share"]) if row["gradients"] else "–",
+            byte_size(row["saved_bytes"]),
+            byte_size(row["dense_bytes"]),
+            _times(row["dense_bytes"], row["saved_bytes"]),
+        )
+        cells = []
+        for key in PASSES.values():
+            done, skipped = row[f"{key}_operations_done"], row[f"{key}_operations_skipped"]
+            cells += [amount(done), _skipped(done, skipped)]
+        operations.add_row(label, *cells)
+    return activity, operations
+
+
+def _table(title: str, first: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column(first, overflow="fold", vertical="bottom")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _skipped(done: int, skipped: int) -> str:
+    if done + skipped == 0:
+        return "–"
+    return f"{amount(skipped)} {percent(skipped / (done + skipped), decimals=0)}"
+
+
+def _times(dense: int, saved: int) -> str:
+    return f"{dense / saved:.1f}×" if saved else "–"

@@ -1,0 +1,501 @@
+"""SpikeTensor: bits as spikes.hpp lays them out, and a float32 tensor to everything in torch."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from h2learn import SpikeTensor
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+SHAPES = [
+    (3, 2, 5),
+    (1, 1, 1),
+    (2, 3, 64),
+    (2, 1, 65),
+    (3, 2, 3, 4, 5),
+    (1, 2, 70, 1, 1),
+    (2, 2, 7, 9),
+]
+
+
+def spikes(shape, rate: float = 0.4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, generator=generator) < rate).float()
+
+
+def packbits(dense: Tensor, lead: int = 2) -> np.ndarray:
+    """The words that spikes.hpp documents, by numpy alone: [1, *lead, words]."""
+    rows = np.moveaxis(dense.numpy(), lead, -1).reshape(*dense.shape[:lead], -1)
+    octets = np.packbits(rows.astype(np.uint8), axis=-1, bitorder="little")
+    padding = -octets.shape[-1] % 8
+    octets = np.pad(octets, [(0, 0)] * lead + [(0, padding)])
+    return octets.view("<i8")[None]
+
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 200)),
+    st.tuples(*[st.integers(1, 4)] * 2, st.integers(1, 70), *[st.integers(1, 5)] * 2),
+)
+rates = st.sampled_from([0.0, 0.03, 0.5, 0.97, 1.0])
+seeds = st.integers(0, 2**16)
+
+
+# Bits.
+
+
+@given(shapes, rates, seeds)
+def test_packs_as_numpy_packbits(shape, rate, seed):
+    dense = spikes(shape, rate, seed)
+    packed = SpikeTensor.from_dense(dense)
+    assert np.array_equal(packed.words.numpy(), packbits(dense))
+    assert torch.equal(packed.to_dense(), dense)
+    assert packed.count() == int(dense.sum())
+    assert packed.firing_rate() == pytest.approx(dense.mean().item())
+    assert packed.packed_nbytes == packed.words.numel() * 8
+    assert (packed.planes, packed.scale, packed.shape) == (1, 1.0, dense.shape)
+
+
+@pytest.mark.parametrize("lead", [1, 2, 3])
+def test_packs_any_number_of_leading_dimensions(lead):
+    dense = spikes((2, 3, 4, 5, 6))
+    packed = SpikeTensor.from_dense(dense, lead)
+    assert np.array_equal(packed.words.numpy(), packbits(dense, lead))
+    assert torch.equal(packed.to_dense(), dense)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.bfloat16]
+)
+def test_packs_any_real_type(dtype):
+    dense = spikes((2, 3, 5, 4, 4))
+    assert torch.equal(SpikeTensor.from_dense(dense.to(dtype)).to_dense(), dense)
+
+
+def test_packs_views():
+    dense = spikes((4, 3, 6, 5, 5))
+    for view in (
+        dense[::2],
+        dense.transpose(0, 1),
+        dense[..., 1:4],
+        dense[:1].expand(5, -1, -1, -1, -1),
+    ):
+        assert torch.equal(SpikeTensor.from_dense(view).to_dense(), view)
+    channels_last = dense.movedim(2, -1).contiguous().movedim(-1, 2)
+    assert torch.equal(SpikeTensor.from_dense(channels_last).to_dense(), dense)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5), (2, 0, 5), (2, 3, 0), (2, 0, 3, 4, 4)])
+def test_empty(shape):
+    packed = SpikeTensor.from_dense(torch.zeros(shape))
+    assert packed.to_dense().shape == shape
+    assert packed.count() == 0
+    assert packed.firing_rate() == 0.0
+
+
+def test_counts_are_planes_times_scale():
+    words = torch.tensor([[[[0b011]]], [[[0b110]]]])  # plane 0, plane 1 of one row
+    counts = SpikeTensor(words, (4,), scale=0.25)
+    assert counts.planes == 2
+    assert counts.to_dense().flatten().tolist() == [0.25, 0.75, 0.5, 0]
+    assert counts.count() == 4
+
+
+# Indexing, joining: whatever stays packed must be the dense result.
+
+index_part = st.one_of(
+    st.slices(5), st.integers(-3, 2), st.just(slice(None)), st.just([2, 0, 1, 1]), st.none()
+)
+
+
+@given(st.lists(index_part, min_size=1, max_size=3), seeds)
+def test_indexing_is_that_of_the_dense_tensor(parts, seed):
+    dense = spikes((3, 3, 3, 4, 4), seed=seed)
+    packed = SpikeTensor.from_dense(dense)
+    index = tuple(
+        slice(p.start, p.stop, abs(p.step) if p.step else None) if isinstance(p, slice) else p
+        for p in parts
+    )
+    index = tuple(torch.tensor(p) if isinstance(p, list) else p for p in index)
+    result = packed[index]
+    assert torch.equal(dense_of(result), dense[index])
+
+
+def dense_of(value):
+    return value.to_dense() if isinstance(value, SpikeTensor) else value
+
+
+@pytest.mark.parametrize(
+    "slicing",
+    [
+        lambda s: s[1:3],
+        lambda s: s[::2],
+        lambda s: s[:, 1:],
+        lambda s: s[1:, :1],
+        lambda s: s[2],
+        lambda s: s[:, 0],
+        lambda s: s[-1],
+        lambda s: s[[2, 0]],
+        lambda s: s[torch.tensor([True, False, True, True])],
+        lambda s: s.index_select(1, torch.tensor([1, 0])),
+        lambda s: s.narrow(0, 1, 2),
+        lambda s: s.split(3)[1],
+        lambda s: s.chunk(2, dim=1)[0],
+        lambda s: s.unbind(0)[3],
+        lambda s: next(iter(s)),
+        lambda s: torch.cat([s, s[:1]]),
+        lambda s: torch.cat([s, s], dim=1),
+        lambda s: torch.stack([s[0], s[3]]),
+        lambda s: torch.stack([s[0], s[3]], dim=1),
+        lambda s: s.flatten(0, 1),
+        lambda s: s.flatten(0, 1).unflatten(0, (2, 4)),
+        lambda s: s.detach(),
+        lambda s: s.clone(),
+        lambda s: s.contiguous(),
+        lambda s: s.to(torch.float32),
+        lambda s: s.cpu(),
+        lambda s: copy.deepcopy(s),
+    ],
+)
+@pytest.mark.parametrize("features", [(70,), (5, 4, 3)], ids=str)
+def test_stays_packed(slicing, features):
+    dense = spikes((4, 2, *features))
+    result = slicing(SpikeTensor.from_dense(dense))
+    assert isinstance(result, SpikeTensor)
+    assert torch.equal(result.to_dense(), slicing(dense))
+    lead = result.dim() - len(features)
+    assert np.array_equal(result.words.numpy(), packbits(result.to_dense(), lead))
+
+
+def test_sum_of_two_stays_packed():
+    left, right = spikes((3, 2, 65), seed=1), spikes((3, 2, 65), seed=2)
+    total = SpikeTensor.from_dense(left) + SpikeTensor.from_dense(right)
+    assert isinstance(total, SpikeTensor)
+    assert torch.equal(total.to_dense(), left + right)
+
+
+def test_equality():
+    dense = spikes((3, 2, 70))
+    packed = SpikeTensor.from_dense(dense)
+    other = dense.clone()
+    other[2, 1, 69] = 1 - other[2, 1, 69]
+    assert torch.equal(packed, SpikeTensor.from_dense(dense))
+    assert not torch.equal(packed, SpikeTensor.from_dense(other))
+    assert not torch.equal(packed, packed[:2])
+    assert torch.equal(packed, dense)
+    assert torch.equal(dense, packed)
+    assert (packed == dense).all()
+    assert not (packed == other).all()
+    counts = packed + packed
+    assert torch.equal(counts, 2 * dense)
+    assert not torch.equal(counts, packed)
+
+
+# Copies, files, printing.
+
+
+def test_deepcopy_shares_nothing():
+    packed = SpikeTensor.from_dense(spikes((3, 2, 9)))
+    other = copy.deepcopy([packed, packed])
+    assert other[0] is other[1]
+    before = packed.to_dense()
+    other[0].words.zero_()
+    assert torch.equal(packed.to_dense(), before)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_saves_and_loads(weights_only):
+    dense = spikes((3, 2, 5, 8, 8))
+    packed = SpikeTensor.from_dense(dense)
+    file = io.BytesIO()
+    torch.save({"events": packed, "counts": packed + packed}, file)
+    assert file.tell() < 3 * packed.packed_nbytes + 4096 < dense.numel() * 4
+    file.seek(0)
+    loaded = torch.load(file, weights_only=weights_only)
+    assert isinstance(loaded["events"], SpikeTensor)
+    assert torch.equal(loaded["events"].to_dense(), dense)
+    assert torch.equal(loaded["counts"].to_dense(), 2 * dense)
+
+
+def test_prints():
+    packed = SpikeTensor.from_dense(spikes((3, 2, 5)))
+    text = repr(packed)
+    assert "SpikeTensor" in text
+    assert "(3, 2, 5)" in text
+    assert f"{packed.count()} spikes" in text
+    assert str(packed) == text == f"{packed}"
+
+
+def test_to():
+    dense = spikes((3, 2, 5))
+    packed = SpikeTensor.from_dense(dense)
+    for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.bool):
+        result = packed.to(dtype)
+        assert result.dtype == dtype
+        assert torch.equal(result, dense.to(dtype))
+    assert isinstance(packed.to("cpu"), SpikeTensor)
+    assert packed.to("meta").shape == dense.shape
+
+
+def test_numpy_and_lists():
+    dense = spikes((3, 2, 5))
+    packed = SpikeTensor.from_dense(dense)
+    assert packed.tolist() == dense.tolist()
+    assert np.array_equal(packed.to_dense().numpy(), dense.numpy())
+    assert packed.sum().item() == dense.sum().item()
+    assert len(packed) == 3
+
+
+def test_collates_in_a_data_loader():
+    samples = [(SpikeTensor.from_dense(spikes((4, 9), seed=i), lead=1), i) for i in range(4)]
+    batch, labels = next(iter(torch.utils.data.DataLoader(samples, batch_size=4)))
+    assert isinstance(batch, SpikeTensor)
+    assert torch.equal(batch.to_dense(), torch.stack([s.to_dense() for s, _ in samples]))
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
+# Everything else in torch: what the dense tensor gives.
+
+WEIGHT = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+KERNEL = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+OTHER = torch.randn(3, 2, 3, 4, 5, generator=torch.Generator().manual_seed(3))
+INDEX = torch.tensor([2, 0, 1])
+
+OPERATIONS = {
+    "neg": lambda x: -x,
+    "abs": torch.abs,
+    "add scalar": lambda x: x + 2,
+    "add dense": lambda x: x + OTHER,
+    "dense add": lambda x: OTHER + x,
+    "add alpha": lambda x: torch.add(x, x, alpha=3),
+    "add broadcast": lambda x: x + x[:1],
+    "rsub": lambda x: 1 - x,
+    "sub self": lambda x: x - x,
+    "mul": lambda x: x * OTHER,
+    "div": lambda x: x / 3,
+    "rdiv": lambda x: 1 / (1 + x),
+    "floor divide": lambda x: x // 2,
+    "pow": lambda x: x**2,
+    "exp": torch.exp,
+    "sigmoid": torch.sigmoid,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "clamp": lambda x: x.clamp(0.25, 0.75),
+    "lerp": lambda x: torch.lerp(x, OTHER, 0.3),
+    "where": lambda x: torch.where(x > 0, OTHER, x),
+    "eq": lambda x: x == 1,
+    "gt": lambda x: x > OTHER,
+    "logical not": torch.logical_not,
+    "isnan": torch.isnan,
+    "bool": lambda x: x.bool(),
+    "long": lambda x: x.long(),
+    "double": lambda x: x.double(),
+    "half": lambda x: x.half(),
+    "type as": lambda x: x.type_as(OTHER.double()),
+    "sum": torch.sum,
+    "sum over T": lambda x: x.sum(0),
+    "sum keepdim": lambda x: x.sum((1, 3), keepdim=True),
+    "mean": lambda x: x.mean((0, 1)),
+    "var": lambda x: x.var(0),
+    "norm": lambda x: x.norm(),
+    "prod": lambda x: x.prod(2),
+    "amax": lambda x: x.amax(-1),
+    "max dim": lambda x: x.max(2),
+    "argmax": lambda x: x.flatten(2).argmax(0),
+    "any all": lambda x: (x.any(), x.all(0)),
+    "count nonzero": lambda x: torch.count_nonzero(x, dim=0),
+    "cumsum": lambda x: x.cumsum(0),
+    "diff": lambda x: x.diff(dim=0),
+    "softmax": lambda x: x.softmax(-1),
+    "log softmax": lambda x: x.log_softmax(0),
+    "logsumexp": lambda x: x.logsumexp(2),
+    "matmul": lambda x: x @ WEIGHT.T,
+    "rmatmul": lambda x: torch.ones(2, 4) @ x,
+    "einsum": lambda x: torch.einsum("tbchw,nw->tbnch", x, WEIGHT),
+    "tensordot": lambda x: torch.tensordot(x, WEIGHT, dims=([4], [1])),
+    "bmm": lambda x: torch.bmm(x.flatten(0, 2), x.flatten(0, 2).transpose(1, 2)),
+    "linear": lambda x: F.linear(x, WEIGHT),
+    "conv2d": lambda x: F.conv2d(x.flatten(0, 1), KERNEL, padding=1),
+    "conv transpose": lambda x: F.conv_transpose2d(x.flatten(0, 1), KERNEL.transpose(0, 1)),
+    "max pool": lambda x: F.max_pool2d(x.flatten(0, 1), 2),
+    "average pool": lambda x: F.avg_pool2d(x.flatten(0, 1), 2),
+    "adaptive pool": lambda x: F.adaptive_avg_pool2d(x.flatten(0, 1), 1),
+    "interpolate": lambda x: F.interpolate(x.flatten(0, 1), scale_factor=2),
+    "pad": lambda x: F.pad(x, (1, 2, 0, 1)),
+    "unfold": lambda x: F.unfold(x.flatten(0, 1), 2),
+    "batch norm": lambda x: F.batch_norm(x.flatten(0, 1), None, None, training=True),
+    "layer norm": lambda x: F.layer_norm(x, (4, 5)),
+    "dropout off": lambda x: F.dropout(x, 0.5, training=False),
+    "mse": lambda x: F.mse_loss(x, OTHER),
+    "cross entropy": lambda x: F.cross_entropy(x.flatten(1).flatten(0), torch.tensor(3)),
+    "permute": lambda x: x.permute(4, 3, 2, 1, 0),
+    "transpose": lambda x: x.transpose(1, 2),
+    "movedim": lambda x: x.movedim(2, -1),
+    "reshape": lambda x: x.reshape(3, -1),
+    "view": lambda x: x.view(6, 12, 5),
+    "view lead": lambda x: x.view(-1, 3, 4, 5),
+    "flatten": torch.flatten,
+    "unflatten": lambda x: x.unflatten(3, (2, 2)),
+    "squeeze unsqueeze": lambda x: x.unsqueeze(1).squeeze(1).unsqueeze(-1),
+    "expand": lambda x: x[:1].expand(4, -1, -1, -1, -1),
+    "repeat": lambda x: x.repeat(2, 1, 1, 1, 2),
+    "repeat interleave": lambda x: x.repeat_interleave(2, dim=1),
+    "roll": lambda x: x.roll(1, 0),
+    "flip": lambda x: x.flip(0, 4),
+    "tril": torch.tril,
+    "slice features": lambda x: x[..., 1:3],
+    "select feature": lambda x: x[:, :, 1],
+    "index mixed": lambda x: x[INDEX, :, 0, 1:],
+    "index two": lambda x: x[INDEX, torch.tensor([1, 0, 1])],
+    "gather": lambda x: x.gather(2, INDEX.view(1, 1, 3, 1, 1).expand(3, 2, 3, 4, 5)),
+    "take": lambda x: x.take(torch.tensor([0, 7, 359])),
+    "index select": lambda x: x.index_select(3, INDEX),
+    "index select T": lambda x: x.index_select(0, INDEX),
+    "masked select": lambda x: x.masked_select(OTHER > 0),
+    "masked fill": lambda x: x.masked_fill(OTHER > 0, 5.0),
+    "nonzero": torch.nonzero,
+    "unique": lambda x: x.unique(return_counts=True),
+    "sort": lambda x: x.sort(dim=-1, stable=True),
+    "topk": lambda x: (x + OTHER).topk(2).values,
+    "scatter add": lambda x: torch.zeros(3, 2, 3, 4, 5).scatter_add(0, x.long(), x),
+    "index add": lambda x: torch.zeros_like(OTHER).index_add(0, INDEX, x),
+    "copy into dense": lambda x: torch.zeros(3, 2, 3, 4, 5).copy_(x),
+    "add into dense": lambda x: torch.ones(3, 2, 3, 4, 5).add_(x),
+    "assign into dense": lambda x: assigned(x),
+    "cat dense": lambda x: torch.cat([x, OTHER]),
+    "cat features": lambda x: torch.cat([x, x], dim=2),
+    "stack dense": lambda x: torch.stack([OTHER, x]),
+    "stack inner": lambda x: torch.stack([x, x], dim=-1),
+    "split features": lambda x: x.split(2, dim=3),
+    "split sizes": lambda x: x.split([1, 2], dim=0),
+    "chunk": lambda x: x.chunk(2, dim=4),
+    "unbind features": lambda x: x.unbind(2),
+    "zeros like": torch.zeros_like,
+    "ones like": lambda x: torch.ones_like(x, dtype=torch.int32),
+    "new ones": lambda x: x.new_ones(2, 2),
+    "isclose": lambda x: torch.isclose(x, x + 1e-9),
+    "allclose": lambda x: torch.tensor(torch.allclose(x, x.clone())),
+    "vmap": lambda x: torch.vmap(lambda y: y.sum() * 2)(x),
+    "foreach": lambda x: torch._foreach_mul([x, OTHER], 2.0),
+    "item": lambda x: torch.tensor(x[0, 0, 0, 0, 0].item()),
+}
+
+
+def assigned(x):
+    dense = torch.zeros(3, 2, 3, 4, 5)
+    dense[:, 1] = x[:, 0]
+    return dense
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("kind", ["spikes", "counts"])
+def test_any_operator_sees_the_dense_tensor(name, kind):
+    dense = spikes((3, 2, 3, 4, 5))
+    packed = SpikeTensor.from_dense(dense)
+    if kind == "counts":
+        other = spikes((3, 2, 3, 4, 5), seed=9)
+        packed, dense = packed + SpikeTensor.from_dense(other), dense + other
+    operation = OPERATIONS[name]
+    compare(operation(packed), operation(dense))
+
+
+def compare(value, reference):
+    if isinstance(reference, (tuple, list)):
+        assert len(value) == len(reference)
+        for v, r in zip(value, reference, strict=True):
+            compare(v, r)
+        return
+    value = dense_of(value)
+    assert type(value) is Tensor
+    assert value.dtype == reference.dtype
+    assert value.shape == reference.shape
+    assert torch.equal(value, reference)
+
+
+DIFFERENTIABLE = [
+    "neg", "add dense", "mul", "pow", "sigmoid", "where", "sum over T", "mean", "cumsum",
+    "softmax", "matmul", "einsum", "linear", "conv2d", "average pool", "batch norm", "permute",
+    "reshape", "expand", "flip", "slice features", "index mixed", "index select T", "gather",
+    "cat dense", "stack dense", "cat features", "unbind features", "view lead", "split sizes",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_through_any_operator(name):
+    dense = spikes((3, 2, 3, 4, 5)).requires_grad_()
+    packed = SpikeTensor.from_dense(dense).requires_grad_()
+    grads = []
+    for x in (packed, dense):
+        outputs = OPERATIONS[name](x)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        weights = [torch.linspace(-1, 1, y.numel()).view(y.shape) for y in outputs]
+        loss = sum((y * w).sum() for y, w in zip(outputs, weights, strict=True))
+        grads.append(torch.autograd.grad(loss, x)[0])
+    assert torch.equal(dense_of(grads[0]), grads[1])
+
+
+def test_accumulates_gradients_in_a_leaf():
+    dense = spikes((3, 2, 5))
+    packed = SpikeTensor.from_dense(dense).requires_grad_()
+    for _ in range(2):
+        (packed * 3).sum().backward()
+    assert torch.equal(packed.grad, torch.full((3, 2, 5), 6.0))
+
+
+def test_to_dense_is_differentiable():
+    packed = SpikeTensor.from_dense(spikes((3, 2, 5))).requires_grad_()
+    (packed.to_dense() ** 2).sum().backward()
+    assert torch.equal(packed.grad, 2 * packed.detach().to_dense())
+
+
+def test_from_dense_cuts_autograd():
+    dense = spikes((3, 2, 5)).requires_grad_()
+    assert not SpikeTensor.from_dense(dense).requires_grad
+
+
+def test_saved_for_backward_stays_packed():
+    """A plain torch layer that saves its input saves the words."""
+    packed = SpikeTensor.from_dense(spikes((8, 4, 640)))
+    weight = torch.randn(3, 640, requires_grad=True)
+    saved = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with hooks:
+        y = packed * weight[0]
+    kept = [t for t in saved if t.shape == packed.shape]
+    assert kept
+    assert all(isinstance(t, SpikeTensor) for t in kept)
+    y.sum().backward()
+    assert torch.allclose(weight.grad[0], packed.to_dense().sum((0, 1)))
+
+
+# Read-only.
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.zero_(),
+        lambda x: x.add_(1),
+        lambda x: x.__setitem__(0, 1.0),
+        lambda x: x.copy_(torch.zeros(3, 2, 5)),
+        lambda x: x.clone().mul_(2),
+        lambda x: torch.add(x, x, out=x),
+        lambda x: torch.mul(torch.ones(3, 2, 5), 2.0, out=x),
+        lambda x: torch._foreach_mul_([x], 2.0),
+        lambda x: x[0].fill_(1),
+        lambda x: F.relu(x, inplace=True),
+        lambda x: x.bernoulli_(),
+    ],
+)
+def test_writing_is_refused(write):
+    packed = SpikeTensor.from_dense(spikes((3, 2, 5)))
+    before = packed.to_dense()
+    with pytest.raises(TypeError, match=r"read-only.*to_dense"):
+        write(packed)
+    assert torch.equal(packed.to_dense(), before)
