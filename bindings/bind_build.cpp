@@ -1,6 +1,10 @@
 // Build facts and the choice of instruction set.
 #include <omp.h>
 
+#include <pybind11/typing.h>
+
+#include <vector>
+
 #include "bindings.hpp"
 #include "h2learn/target.hpp"
 
@@ -10,22 +14,22 @@ void bind_build(py::module_& m) {
   m.def(
       "build_info",
       [] {
-        py::dict info;
-        info["version"] = H2LEARN_VERSION;
-        info["compiler"] = H2LEARN_COMPILER;
-        info["build_type"] = H2LEARN_BUILD_TYPE;
-        info["sanitizers"] = H2LEARN_SANITIZERS;
-        info["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(
-            PYBIND11_VERSION_MINOR);
-        info["openmp"] = _OPENMP;
+        py::typing::Dict<py::str, py::str> info;
+        info["version"] = py::str(H2LEARN_VERSION);
+        info["compiler"] = py::str(H2LEARN_COMPILER);
+        info["build_type"] = py::str(H2LEARN_BUILD_TYPE);
+        info["sanitizers"] = py::str(H2LEARN_SANITIZERS);
+        info["pybind11"] = py::str(PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(
+            PYBIND11_VERSION_MINOR));
+        info["openmp"] = py::str(std::to_string(_OPENMP));
         return info;
       },
       "Facts of this build: version, compiler, build type, sanitizers, OpenMP date.");
   m.def(
       "available_targets",
       [] {
-        py::list names;
-        for (Target target : available_targets()) names.append(target_name(target));
+        std::vector<std::string> names;
+        for (Target target : available_targets()) names.emplace_back(target_name(target));
         return names;
       },
       "Instruction-set targets this build has and this machine runs, slowest first.");

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "h2learn/spikes.hpp"
+#include "kernels/soma.hpp"
 #include "reference/soma.hpp"
 
 namespace h2learn {
@@ -20,6 +21,12 @@ std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.9g", value);
   return text;
+}
+
+/// The kernels of the target in use; the scalar one is the reference itself.
+const SomaKernels& kernels() {
+  static constexpr SomaKernels scalar = {&reference::soma_forward, &reference::soma_backward};
+  return active_target() == Target::scalar ? scalar : detail::pick_soma();
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& allowed, double value) {
@@ -140,7 +147,7 @@ void soma_forward(const SomaOptions& options, const SomaShape& shape, const floa
   require_pointer("spikes", spikes, "always");
   const SomaPlan plan = make_plan(options, shape);
   const bool finite =
-      reference::soma_forward(plan, currents, initial, spikes, mask, membrane, last);
+      kernels().forward(plan, currents, initial, spikes, mask, membrane, last);
   if (finite) return;
   refuse_not_finite("currents", currents, shape.steps * states);
   if (initial != nullptr) refuse_not_finite("initial", initial, states);
@@ -176,7 +183,7 @@ void soma_backward(const SomaOptions& options, const SomaShape& shape, const Som
   std::vector<double> threshold_sums(g.grad_threshold != nullptr ? blocks : 0);
   double* const decay_out = g.grad_decay != nullptr ? decay_sums.data() : nullptr;
   double* const threshold_out = g.grad_threshold != nullptr ? threshold_sums.data() : nullptr;
-  reference::soma_backward(plan, g, decay_out, threshold_out);
+  kernels().backward(plan, g, decay_out, threshold_out);
   if (g.grad_decay != nullptr) *g.grad_decay = sum(decay_sums);
   if (g.grad_threshold != nullptr) *g.grad_threshold = sum(threshold_sums);
 }

@@ -62,17 +62,14 @@ class _Synapse(torch.autograd.Function):
         # Direct encoding repeats one analog image over time (stride 0): compute it once.
         ctx.repeats = _repeats(inputs, lead)
         if isinstance(inputs, SpikeTensor):
-            currents = ops.forward_packed(
-                inputs.rows(), inputs.scale, weight, bias, shape, kernel
-            )
+            currents = ops.forward_packed(inputs.rows(), inputs.scale, weight, bias, shape, kernel)
         else:
             images = channels_last(inputs[:1] if ctx.repeats else inputs, lead)
             currents = ops.forward_dense(images, weight, bias, shape, kernel)
         if recording.listening():
             ctx.owner = recording.owner()
             rows = math.prod(inputs.shape[:lead])
-            packed = isinstance(inputs, SpikeTensor)
-            saved = inputs.packed_nbytes if packed else _dense_nbytes(inputs)
+            saved = _nbytes(inputs)
             recording.record(
                 recording.SynapseForward(
                     ctx.owner, tuple(shape), lead, rows, inputs, saved, inputs.numel() * 4
@@ -85,7 +82,7 @@ class _Synapse(torch.autograd.Function):
         return channels_first(currents, inputs.shape[:lead], features)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         lead, shape, kernel = ctx.lead, ctx.shape, ctx.kernel
@@ -140,10 +137,12 @@ def _repeats(inputs: Tensor, lead: int) -> bool:
     )
 
 
-def _dense_nbytes(dense: Tensor) -> int:
-    """Bytes a dense tensor really occupies: broadcast dimensions take none."""
-    sizes = [n for n, stride in zip(dense.shape, dense.stride(), strict=True) if stride != 0]
-    return math.prod(sizes) * dense.element_size()
+def _nbytes(tensor: Tensor) -> int:
+    """Bytes a tensor really occupies: packed words; broadcast dimensions take none."""
+    if isinstance(tensor, SpikeTensor):
+        return tensor.packed_nbytes
+    sizes = [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0]
+    return math.prod(sizes) * tensor.element_size()
 
 
 def synapse(
@@ -170,7 +169,7 @@ def synapse(
         inputs = inputs.to_dense()
     weight = as_float32(weight, "weight")
     bias = None if bias is None else as_float32(bias, "bias")
-    return _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-any-return]
+    return _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-any-return, no-untyped-call]
 
 
 # ---- soma
@@ -206,8 +205,10 @@ class _Soma(torch.autograd.Function):
         features = tuple(currents.shape[lead:])
         steps = currents.shape[0] if lead == 2 else 1
         rows = channels_last(currents, lead)
-        rows = rows.view(steps, currents.shape[lead - 1], -1) if rows.numel() else rows.view(
-            steps, currents.shape[lead - 1], math.prod(features)
+        rows = (
+            rows.view(steps, currents.shape[lead - 1], -1)
+            if rows.numel()
+            else rows.view(steps, currents.shape[lead - 1], math.prod(features))
         )
         want_grad = any(ctx.needs_input_grad[:4])
         want_decay = ctx.needs_input_grad[2]
@@ -247,7 +248,7 @@ class _Soma(torch.autograd.Function):
         return spikes, channels_first(last, currents.shape[lead - 1 : lead], features)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> Any:
         words, mask, membrane, currents, initial, decay, threshold = ctx.saved_tensors
         steps, batch = words.shape[:2]
@@ -324,7 +325,7 @@ def soma(
     currents = as_float32(currents, "currents")
     if isinstance(currents, SpikeTensor):
         currents = currents.to_dense()
-    spikes, last = _Soma.apply(
+    spikes, last = _Soma.apply(  # type: ignore[no-untyped-call]
         currents, initial, decay, threshold, lead, inclusive, reset, detach_reset, decay_input,
         surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last,
     )  # fmt: skip
@@ -345,7 +346,7 @@ class _AveragePool(torch.autograd.Function):
         return _pooled(spikes, counts, spikes.scale / (shape[3] * shape[4]), shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows = channels_last(as_float32(grad, "gradient"), len(ctx.lead))
         flat = ops.average_pool_backward(rows, ctx.shape)
@@ -364,7 +365,7 @@ class _MaxPool(torch.autograd.Function):
         return _pooled(spikes, pooled.unsqueeze(0), spikes.scale, shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (spikes,) = ctx.saved_tensors
         rows = channels_last(as_float32(grad, "gradient"), len(ctx.lead))
@@ -382,9 +383,7 @@ def _pooled(spikes: SpikeTensor, words: Tensor, scale: float, shape: list[int]) 
     return SpikeTensor(words.view(words.shape[0], *spikes.lead, -1), features, scale, mask)
 
 
-def _pool_shape(
-    spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
-) -> list[int]:
+def _pool_shape(spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]) -> list[int]:
     return [*spikes.features, *kernel, *stride]
 
 
@@ -392,14 +391,12 @@ def average_pool(
     spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
 ) -> SpikeTensor:
     """Average of binary spikes [*lead, C, H, W] over windows, as counts in bit planes."""
-    return _AveragePool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return]
+    return _AveragePool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return, no-untyped-call]
 
 
-def max_pool(
-    spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]
-) -> SpikeTensor:
+def max_pool(spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]) -> SpikeTensor:
     """Maximum of binary spikes [*lead, C, H, W] over windows."""
-    return _MaxPool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return]
+    return _MaxPool.apply(spikes, _pool_shape(spikes, kernel, stride))  # type: ignore[no-any-return, no-untyped-call]
 
 
 # ---- layout and dropout
@@ -422,14 +419,14 @@ class _Flatten(torch.autograd.Function):
         return SpikeTensor(words, (channels * positions,), spikes.scale, mask)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.reshape(ctx.shape)
 
 
 def flatten(spikes: SpikeTensor) -> SpikeTensor:
     """[*lead, C, H, W] -> [*lead, C * H * W] in torch's order, without unpacking."""
-    return _Flatten.apply(spikes)  # type: ignore[no-any-return]
+    return _Flatten.apply(spikes)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Dropout(torch.autograd.Function):
@@ -445,7 +442,7 @@ class _Dropout(torch.autograd.Function):
         return SpikeTensor(spikes.words & kept, spikes.features, scale, mask)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return grad * (keep.to_dense() / (1.0 - ctx.p)), None, None
@@ -453,4 +450,9 @@ class _Dropout(torch.autograd.Function):
 
 def dropout(spikes: SpikeTensor, keep: SpikeTensor, p: float) -> SpikeTensor:
     """`spikes` [T, B, ...] where `keep` [B, ...] is 1, divided by 1 - p."""
-    return _Dropout.apply(spikes, keep, p)  # type: ignore[no-any-return]
+    return _Dropout.apply(spikes, keep, p)  # type: ignore[no-any-return, no-untyped-call]
+
+
+# torch.compile traces these as single nodes; below autograd it sees the plain operators.
+for _function in (_Synapse, _Soma, _AveragePool, _MaxPool, _Flatten, _Dropout):
+    torch._dynamo.allow_in_graph(_function)

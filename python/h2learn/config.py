@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from h2learn.datasets import NAMES
 from h2learn.errors import InputError
 from h2learn.kernels import KERNELS
 
@@ -26,7 +27,7 @@ class Defaults:
     lr: float
 
 
-# The first model of a data set is its default; its row also serves a model of the user's own.
+# The first model of a data set is its default; its row also serves models that have none.
 DEFAULTS: dict[str, dict[str, Defaults]] = {
     "digits": {
         "mlp": Defaults(timesteps=8, epochs=30, batch_size=64, lr=2e-3),
@@ -44,6 +45,20 @@ DEFAULTS: dict[str, dict[str, Defaults]] = {
         "cifar10net": Defaults(timesteps=8, epochs=30, batch_size=32, lr=1e-3),
     },
 }
+
+
+_NEW_DATASET = {"mlp": Defaults(timesteps=8, epochs=20, batch_size=64, lr=1e-3)}
+
+
+def default_model(dataset: str) -> str:
+    """The model that a data set is trained with unless the user names one."""
+    return next(iter(DEFAULTS.get(dataset, _NEW_DATASET)))
+
+
+def defaults(dataset: str, model: str) -> Defaults:
+    """The row of `DEFAULTS` for a data set and a model, whether or not it has one of its own."""
+    rows = DEFAULTS.get(dataset, _NEW_DATASET)
+    return rows.get(model, rows[default_model(dataset)])
 
 
 class TrainConfig(BaseModel):
@@ -69,7 +84,7 @@ class TrainConfig(BaseModel):
     @field_validator("dataset", "kernel")
     @classmethod
     def _known(cls, name: str, info: ValidationInfo) -> str:
-        names = DEFAULTS if info.field_name == "dataset" else KERNELS
+        names = NAMES if info.field_name == "dataset" else KERNELS
         if name not in names:
             raise ValueError(f"must be one of {', '.join(names)}")
         return name
@@ -94,12 +109,10 @@ class TrainConfig(BaseModel):
             InputError: as `checked`.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        dataset = given.setdefault("dataset", next(iter(DEFAULTS)))
-        rows = DEFAULTS.get(dataset, DEFAULTS[next(iter(DEFAULTS))])
-        own = next(iter(rows))
-        model = given.setdefault("model", own)
+        dataset = given.setdefault("dataset", "digits")
+        model = given.setdefault("model", default_model(dataset))
         base = {"root": None, "seed": 0, "kernel": "auto", "accelerator": "none"}
-        return cls.checked(base | asdict(rows.get(model, rows[own])) | given)
+        return cls.checked(base | asdict(defaults(dataset, model)) | given)
 
 
 def _explain(error: ValidationError, prefix: str) -> str:

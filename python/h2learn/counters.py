@@ -68,6 +68,7 @@ class OperationCounter:
         >>> import torch, h2learn
         >>> from h2learn import nn
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.LIF(), nn.Readout("rate"))
+        >>> _ = torch.nn.init.ones_(model[0].weight)
         >>> with h2learn.count_operations(model) as counter:
         ...     model(torch.ones(2, 1, 4)).sum().backward()
         >>> counter.layers["0"].forward_offered
@@ -154,11 +155,11 @@ def _active(event: recording.SynapseForward | recording.WeightUpdate) -> Tensor:
     """Words [planes, R, W] with a bit wherever an input takes part."""
     if isinstance(event.inputs, SpikeTensor):
         return event.inputs.rows()
-    return ops.pack(channels_last((event.inputs != 0).float(), event.lead)).unsqueeze(0)
+    return ops.pack(channels_last((event.inputs != 0).float(), event.lead)).unsqueeze(0)  # type: ignore[no-any-return]
 
 
 def _all_set(rows: int, features: int) -> Tensor:
-    return ops.pack(torch.ones(1, features)).expand(rows, -1).contiguous()
+    return ops.pack(torch.ones(1, features)).expand(rows, -1).contiguous()  # type: ignore[no-any-return]
 
 
 def _nonzero_outputs(shape: ops.Geometry, grad_currents: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def event_frames(
     throughout, so no event changes bin by rounding.
 
     Args:
-        events: at least one event, coordinates within `size`, polarity 0 or 1.
+        events: at least one event, coordinates within `size`, polarity 0 or 1; integers of any
+            width.
         timesteps: T, at least 1.
         size: (height, width) of the sensor.
         values: "binary", 1 where a bin holds an event; "count", the number of its events.
@@ -124,11 +125,14 @@ def event_frames(
         `[T, 2, height, width]`, float32.
 
     Raises:
-        InputError: `timesteps` below 1, no event, an event outside the frame, unknown `values`.
+        InputError: `timesteps` below 1, no event, columns of different lengths, an event outside
+            the frame, unknown `values`. TypeError: columns that are not integers.
     """
     check_timesteps(timesteps)
     check_frame_values(values)
     height, width = size
+    # Narrow integers, as files have them, would overflow in the products below.
+    events = Events(*(column.astype(np.int64, casting="same_kind") for column in events))
     _check_events(events, height, width)
     start = events.time_us.min()
     span = events.time_us.max() - start + 1
@@ -231,7 +235,10 @@ def _check_intensities(x: Tensor, encoder: str) -> Tensor:
 
 
 def _check_events(events: Events, height: int, width: int) -> None:
-    if events.x.size == 0:
+    lengths = [len(column) for column in events]
+    if len(set(lengths)) > 1:
+        raise InputError(f"x, y, polarity and time_us have different lengths: {lengths}")
+    if lengths[0] == 0:
         raise InputError("found no event; expected at least one")
     limits = (("x", events.x, width), ("y", events.y, height), ("polarity", events.polarity, 2))
     for name, column, limit in limits:

@@ -108,9 +108,17 @@ MODELS: dict[str, Factory] = {"mlp": mlp, "lenet": lenet, "cifar10net": cifar10n
 """Factories by the name that `--model` takes."""
 
 
-def is_own_code(name: str) -> bool:
-    """True when `name` is `file.py:factory`: a name that makes us run code of the user's."""
-    return name not in MODELS and ".py" in name
+def check_name(name: str) -> str:
+    """Returns `name` if it is in `MODELS`, or is `file.py:factory` and the file exists.
+
+    Raises:
+        InputError: it is neither. Nothing is imported.
+    """
+    if name not in MODELS:
+        file, _ = _split(name)
+        if not file.is_file():
+            raise InputError(f"--model {name}: there is no file {str(file)!r}")
+    return name
 
 
 def load_model(name: str, sample_shape: Sequence[int], classes: int) -> torch.nn.Module:
@@ -139,20 +147,14 @@ def load_model(name: str, sample_shape: Sequence[int], classes: int) -> torch.nn
         ) from error
     if not isinstance(model, torch.nn.Module):
         raise InputError(
-            f"--model {name}: the factory must return a torch.nn.Module, "
-            f"got {type(model).__name__}"
+            f"--model {name}: the factory must return a torch.nn.Module, got {type(model).__name__}"
         )
     return model
 
 
 def _load_factory(name: str) -> Factory:
-    known = ", ".join(MODELS)
-    file, colon, attribute = name.rpartition(":")
-    if not colon or not file.endswith(".py") or not attribute.isidentifier():
-        raise InputError(f"--model must be one of {known}, or file.py:factory; got {name!r}")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"--model {name}: there is no file {file!r}")
+    check_name(name)
+    path, attribute = _split(name)
     module = _import_file(path, name)
     if not hasattr(module, attribute):
         found = [
@@ -161,7 +163,7 @@ def _load_factory(name: str) -> Factory:
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]
         has = f"its functions are {', '.join(found)}" if found else "it defines no function"
-        raise InputError(f"--model {name}: {file} has no {attribute!r}; {has}")
+        raise InputError(f"--model {name}: {path} has no {attribute!r}; {has}")
     factory: Factory = getattr(module, attribute)
     if not callable(factory):
         raise InputError(
@@ -169,6 +171,14 @@ def _load_factory(name: str) -> Factory:
             f"torch.nn.Module, got {type(factory).__name__}"
         )
     return factory
+
+
+def _split(name: str) -> tuple[Path, str]:
+    file, colon, attribute = name.rpartition(":")
+    if not colon or not file.endswith(".py") or not attribute.isidentifier():
+        known = ", ".join(MODELS)
+        raise InputError(f"--model must be one of {known}, or file.py:factory; got {name!r}")
+    return Path(file), attribute
 
 
 def _import_file(path: Path, name: str) -> ModuleType:

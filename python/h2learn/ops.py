@@ -428,8 +428,9 @@ def soma_forward(
         currents, initial, decay, threshold, inclusive, reset, detach_reset, decay_input,
         surrogate, width, scale, keep_mask, keep_membrane, keep_last,
     )  # fmt: skip
+    steps, batch, features = currents.shape
     _core.soma_forward(
-        options, *currents.shape, _array(currents), _optional(initial), words.numpy(),
+        options, steps, batch, features, _array(currents), _optional(initial), words.numpy(),
         mask.numpy() if keep_mask else None,
         membrane.numpy() if keep_membrane else None,
         last.numpy() if keep_last else None,

@@ -121,7 +121,7 @@ def record(event: Event) -> None:
 @contextlib.contextmanager
 def listen(listener: Listener) -> Iterator[None]:
     """Registers `listener` for the duration of the block (all threads)."""
-    global _listeners  # noqa: PLW0603
+    global _listeners
     _listeners = (*_listeners, listener)
     try:
         yield

@@ -79,7 +79,9 @@ class Run:
                 run._write_first(beside, trainer)
                 beside.rename(path)
         except OSError as error:
-            raise InputError(f"--out {path} cannot be created: {error.strerror or error}") from error
+            raise InputError(
+                f"--out {path} cannot be created: {error.strerror or error}"
+            ) from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return run

@@ -82,14 +82,14 @@ class SpikeTensor(Tensor):
                 f"words must have shape [planes, *lead, {expected}] for features "
                 f"{tuple(features)}, got {list(words.shape)}"
             )
-        tensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        tensor = Tensor._make_wrapper_subclass(
             cls, (*words.shape[1:-1], *features), dtype=torch.float32, device=words.device
         )
         tensor.words = words
         tensor.mask = mask
         tensor.features = tuple(features)
         tensor.scale = float(scale)
-        return tensor  # type: ignore[no-any-return]
+        return tensor
 
     @classmethod
     def from_dense(cls, dense: Tensor, lead: int = 2) -> SpikeTensor:
@@ -192,10 +192,11 @@ class SpikeTensor(Tensor):
             self.mask.share_memory_()
         return self
 
-    def apply_(self, *args: Any) -> Tensor:  # type: ignore[override]
+    def apply_(self, *args: Any) -> Tensor:
         """Refused: spikes are read-only."""
-        raise TypeError("apply_ would write into a SpikeTensor, which is read-only; "
-                        "call .to_dense() first")
+        raise TypeError(
+            "apply_ would write into a SpikeTensor, which is read-only; call .to_dense() first"
+        )
 
     # ---- what torch asks of a wrapper subclass
 
@@ -235,7 +236,7 @@ class SpikeTensor(Tensor):
         return SpikeTensor(inner["words"], features, scale, inner.get("mask"))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Iterable[type],
@@ -327,8 +328,9 @@ def _is_same_size(left: Tensor, right: Tensor) -> bool:
 
 @_handles(aten.equal.default)
 def _equal(left: Tensor, right: Tensor) -> Any:
-    both = isinstance(left, SpikeTensor) and isinstance(right, SpikeTensor)
-    if not both or left.features != right.features or left.words.shape != right.words.shape:
+    if not (isinstance(left, SpikeTensor) and isinstance(right, SpikeTensor)):
+        return NotImplemented
+    if left.features != right.features or left.words.shape != right.words.shape:
         return NotImplemented
     if left.scale != right.scale:
         return NotImplemented

@@ -172,6 +172,8 @@ class Trainer:
             and shapes of their state. Taken before training, because a description may show
             values that are learned (a neuron's decay).
         optimizer: Adam over the parameters that require a gradient.
+        steps_per_epoch: batches, the last one perhaps smaller.
+        table_batch: samples of the step that `count_layers` counts.
     """
 
     def __init__(self, model: torch.nn.Module, data: Data, config: TrainConfig) -> None:
@@ -183,6 +185,7 @@ class Trainer:
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(parameters, lr=config.lr)
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
+        self.table_batch = min(config.batch_size, len(data.train))
 
     def train_epoch(self, on_step: OnStep | None = None) -> Progress:
         """Trains the next epoch; `on_step` is called after each step with the totals so far.
@@ -246,16 +249,22 @@ class Trainer:
             group["lr"] = rate
 
     def evaluate(self) -> Evaluation:
-        """Loss and accuracy on the test part; changes nothing."""
-        return evaluate(self.model, self.data, self.config.batch_size)
+        """Loss and accuracy on the test part; changes nothing.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        evaluation = evaluate(self.model, self.data, self.config.batch_size)
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(f"the test loss is {evaluation.loss} after epoch {self.epoch}")
+        return evaluation
 
     def count_layers(self) -> dict[str, LayerCounts]:
         """Operations of one training step, by layer, counted on the first training samples.
 
         Gradients are left in the parameters and running statistics move: call it last.
         """
-        size = min(self.config.batch_size, len(self.data.train))
-        inputs, labels = self.data.batch(self.data.train, torch.arange(size))
+        inputs, labels = self.data.batch(self.data.train, torch.arange(self.table_batch))
         self.model.train()
         with count_operations(self.model) as counter:
             forward_backward(self.model, inputs, labels)
@@ -288,9 +297,7 @@ def evaluate(model: torch.nn.Module, data: Data, batch_size: int) -> Evaluation:
             loss_sum += F.cross_entropy(scores, labels, reduction="sum").item()
             correct += int((scores.argmax(1) == labels).sum())
     samples = len(data.test)
-    return Evaluation(
-        loss_sum / samples, correct / samples, samples, time.perf_counter() - started
-    )
+    return Evaluation(loss_sum / samples, correct / samples, samples, time.perf_counter() - started)
 
 
 def _describe(model: torch.nn.Module) -> str:

@@ -43,18 +43,25 @@ struct Place {
 /// A block's values as 64 readable or writable floats even where the row has fewer left: whole
 /// blocks are used in place, the rest pass through this buffer, with zeros behind.
 struct Window {
-  alignas(64) float buffer[block] = {};
+  alignas(64) float buffer[block];
 
   H2LEARN_INLINE const float* read(const float* from, std::int64_t neurons) {
-    if (neurons == block) return from;
-    std::memcpy(buffer, from, static_cast<std::size_t>(neurons) * sizeof(float));
-    return buffer;
+    return neurons == block ? from : copy_in(from, neurons);
   }
   H2LEARN_INLINE float* target(float* to, std::int64_t neurons) {
     return neurons == block ? to : buffer;
   }
   H2LEARN_INLINE void write(float* to, std::int64_t neurons) const {
-    if (neurons == block) return;
+    if (neurons != block) copy_out(to, neurons);
+  }
+
+ private:
+  [[gnu::noinline]] const float* copy_in(const float* from, std::int64_t neurons) noexcept {
+    std::memset(buffer, 0, sizeof buffer);
+    std::memcpy(buffer, from, static_cast<std::size_t>(neurons) * sizeof(float));
+    return buffer;
+  }
+  [[gnu::noinline]] void copy_out(float* to, std::int64_t neurons) const noexcept {
     std::memcpy(to, buffer, static_cast<std::size_t>(neurons) * sizeof(float));
   }
 };
@@ -82,7 +89,7 @@ struct Forward {
 };
 
 template <Reset reset>
-bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) {
+bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) noexcept {
   const Place place(plan, index);
   const Floats decay = broadcast(plan.options.decay);
   const Floats gain = broadcast(plan.gain);
@@ -105,6 +112,9 @@ bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) 
                              : outgoing.target(io.membrane + place.value(t), place.neurons);
     std::uint64_t spikes = 0;
     std::uint64_t inside = 0;
+#ifdef PF
+    for (int i = 0; i < 4; ++i) __builtin_prefetch(io.currents + place.value(t) + PF*64 + i * 16);
+#endif
 #pragma GCC unroll 16
     for (int i = 0; i < vectors; ++i) {
       const Floats current = load(x + i * lanes);
@@ -132,9 +142,12 @@ bool forward(const SomaPlan& plan, const float* currents, const float* initial,
       plan.options.reset == Reset::hard ? &forward_block<Reset::hard> : &forward_block<Reset::soft>;
   const std::int64_t blocks = plan.shape.batch * plan.words;
   bool finite = true;
-#pragma omp parallel for schedule(static) reduction(&& : finite) \
-    if (blocks * block * plan.shape.steps >= parallel_from)
-  for (std::int64_t i = 0; i < blocks; ++i) finite = run(plan, io, i) && finite;
+#pragma omp parallel for schedule(static) if (blocks * block * plan.shape.steps >= parallel_from)
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    if (run(plan, io, i)) continue;
+#pragma omp atomic write
+    finite = false;
+  }
   return finite;
 }
 
@@ -182,8 +195,8 @@ H2LEARN_INLINE Floats bump(const SomaPlan& plan, Floats v) {
 /// A block's sums for the gradients of decay and threshold, one of each a neuron, and the values
 /// of the current timestep that they are made of. Only touched when one of them is wanted.
 struct Sums {
-  alignas(64) double decay[block] = {};
-  alignas(64) double threshold[block] = {};
+  alignas(64) double decay[block];
+  alignas(64) double threshold[block];
   alignas(64) float through_spike[block];
   alignas(64) float reset_spike[block];  ///< soft reset: H_t where s_t = 1
   alignas(64) float grad_u[block];
@@ -194,9 +207,9 @@ H2LEARN_INLINE void membrane_before(const SomaPlan& plan, const SomaGradients& g
                                     const Place& place, std::int64_t t, float (&h)[block]) {
   Window window;
   if (t == 0) {
-    const float* const initial =
-        g.initial == nullptr ? window.buffer : window.read(g.initial + place.state, place.neurons);
-    std::memcpy(h, initial, sizeof h);
+    std::memset(h, 0, sizeof h);
+    if (g.initial == nullptr) return;
+    std::memcpy(h, window.read(g.initial + place.state, place.neurons), sizeof h);
     return;
   }
   const float* const u = window.read(g.membrane + place.value(t - 1), place.neurons);
@@ -211,7 +224,7 @@ H2LEARN_INLINE void membrane_before(const SomaPlan& plan, const SomaGradients& g
 
 [[gnu::noinline]] void add_to_sums(const SomaPlan& plan, const SomaGradients& g,
                                    const Place& place, std::int64_t t, bool want_decay,
-                                   Sums& sums) {
+                                   Sums& sums) noexcept {
   for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.through_spike[i];
   if (plan.options.reset == Reset::soft) {
     for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.reset_spike[i];
@@ -249,7 +262,7 @@ H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
 
 template <Surrogate surrogate, Reset reset, bool attached>
 void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
-                    double* decay_sum, double* threshold_sum) {
+                    double* decay_sum, double* threshold_sum) noexcept {
   // With the mask at hand, this is all that the membrane itself is needed for.
   constexpr bool needs_membrane =
       surrogate != Surrogate::rect || (reset == Reset::hard && attached);
@@ -267,6 +280,7 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   Window membranes;
   Window outgoing;
   Sums sums;
+  if (wants_sums) std::memset(&sums, 0, sizeof sums);
   for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
     const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
     const float* u = nullptr;
@@ -310,7 +324,7 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
 }
 
 using BackwardBlock = void (*)(const SomaPlan&, const SomaGradients&, std::int64_t, double*,
-                               double*);
+                               double*) noexcept;
 
 template <Surrogate surrogate>
 BackwardBlock choose(const SomaPlan& plan) {
@@ -344,6 +358,6 @@ void backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
 
 }  // namespace
 
-const SomaKernels soma = {&forward, &backward};
+extern const SomaKernels soma = {&forward, &backward};
 
 }  // namespace h2learn::H2LEARN_TARGET

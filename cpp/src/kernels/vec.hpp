@@ -16,6 +16,13 @@
 
 #define H2LEARN_INLINE [[gnu::always_inline]] inline
 
+/// Before a loop of a few, constant iterations whose arrays must end up in registers.
+#if defined(__clang__)
+#define H2LEARN_UNROLL _Pragma("unroll")
+#else
+#define H2LEARN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace h2learn {
 namespace {
 
@@ -91,6 +98,16 @@ H2LEARN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 
 /// Lanes of `yes` where the mask is all ones, of `no` where it is all zeros.
 H2LEARN_INLINE Floats select(Ints mask, Floats yes, Floats no) { return mask ? yes : no; }
+
+/// Lane i is lane `index[i]` of `a`, or lane `index[i] - lanes` of `b`.
+template <int... index>
+H2LEARN_INLINE Floats shuffle(Floats a, Floats b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index...);
+#else
+  return __builtin_shuffle(a, b, Ints{index...});
+#endif
+}
 
 /// All-ones lanes where bit i of `bits` is set.
 H2LEARN_INLINE Ints mask_of_bits(std::uint32_t bits) {

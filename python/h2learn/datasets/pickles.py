@@ -227,7 +227,9 @@ def _kind(value: Any) -> str:
 
 def _text(value: Any) -> str:
     """A value from the file, safe to print: short, ASCII, and no nested structure."""
-    return ascii(value[:40]) if isinstance(value, bytes) else f"given by a {_kind(value)}"
+    if isinstance(value, bytes):
+        return ascii(value[:40].decode("latin-1"))
+    return f"given by a {_kind(value)}"
 
 
 _STEPS: dict[bytes, Callable[[_Machine], None]] = {

@@ -15,7 +15,7 @@ from h2learn.nn.layers import (
     Residual,
     Sequential,
 )
-from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning
+from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning, reset
 from h2learn.nn.synapses import Conv2d, Linear
 
 __all__ = [
@@ -36,14 +36,3 @@ __all__ = [
     "calibrate",
     "reset",
 ]
-
-
-def reset(model: "object") -> None:
-    """Calls reset() on every module of `model` that has one: forgets all kept membranes."""
-    from torch import nn
-
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for module in model.modules():
-        if isinstance(module, LIF):
-            module.reset()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from h2learn.autograd import soma
 from h2learn.nn.layers import BatchNorm
-from h2learn.nn.neurons import LIF
+from h2learn.nn.neurons import LIF, reset
 from h2learn.nn.synapses import Conv2d, Linear
 
 __all__ = ["calibrate"]
@@ -63,9 +63,9 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
         if before not in scaled:  # a layer used twice keeps its first scale
             factor = _find_factor(module, currents, rate)
             scaled.add(before)
-            before.weight.mul_(factor)  # type: ignore[operator, union-attr]
+            before.weight.mul_(factor)  # type: ignore[operator]
             if before.bias is not None:
-                before.bias.mul_(factor)  # type: ignore[operator, union-attr]
+                before.bias.mul_(factor)  # type: ignore[operator]
             currents = currents * factor
         rates[name] = _rate(module, currents)
         return (currents, *args[1:])
@@ -81,9 +81,7 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
     finally:
         for handle in handles:
             handle.remove()
-    for module in model.modules():
-        if isinstance(module, LIF):
-            module.reset()
+    reset(model)
     return rates
 
 
@@ -91,7 +89,7 @@ def _rate(neurons: LIF, currents: Tensor) -> float:
     spikes, _ = soma(
         currents,
         decay=neurons.effective_decay(),
-        threshold=neurons.threshold,  # type: ignore[arg-type]
+        threshold=neurons.threshold,
         surrogate=neurons.surrogate,
         lead=2 if neurons.step_mode == "m" else 1,
         inclusive=neurons.inclusive,

@@ -56,9 +56,7 @@ class _Pool2d(nn.Module):
                 f"kernel_size {self.kernel_size} must fit the input's height and width "
                 f"{tuple(inputs.shape[-2:])}"
             )
-        return (
-            isinstance(inputs, SpikeTensor) and inputs.planes == 1 and len(inputs.features) == 3
-        )
+        return isinstance(inputs, SpikeTensor) and inputs.planes == 1 and len(inputs.features) == 3
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
@@ -126,13 +124,12 @@ class BatchNorm(nn.BatchNorm2d):
         """Same shape as the input."""
         if inputs.dim() < 3 or inputs.shape[2] != self.num_features:
             raise ValueError(
-                f"inputs must have shape [T, B, {self.num_features}, ...], "
-                f"got {list(inputs.shape)}"
+                f"inputs must have shape [T, B, {self.num_features}, ...], got {list(inputs.shape)}"
             )
         dense = inputs.to_dense() if isinstance(inputs, SpikeTensor) else inputs
         images = dense.flatten(0, 1)
         flat = images if images.dim() == 4 else images.reshape(*images.shape[:2], -1, 1)
-        return super().forward(flat).reshape(images.shape).unflatten(0, dense.shape[:2])
+        return super().forward(flat).reshape(images.shape).unflatten(0, dense.shape[:2])  # type: ignore[no-any-return]
 
 
 class Dropout(nn.Module):

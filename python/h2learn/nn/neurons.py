@@ -19,7 +19,7 @@ from h2learn.autograd import soma
 from h2learn.spikes import SpikeTensor
 from h2learn.surrogate import Rect, Surrogate
 
-__all__ = ["IF", "LIF", "PLIF", "ActivityWarning"]
+__all__ = ["IF", "LIF", "PLIF", "ActivityWarning", "reset"]
 
 SATURATED = 0.95
 """Firing rate above which a layer is said to be saturated."""
@@ -55,6 +55,9 @@ class LIF(nn.Module):
     Raises:
         ValueError: an option out of its range, currents of the wrong rank or not finite.
     """
+
+    decay: Tensor
+    threshold: Tensor
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class LIF(nn.Module):
 
     @property
     def step_mode(self) -> str:
-        """"m": all T steps a call; "s": one step a call, as SpikingJelly names them."""
+        """All T steps a call ("m"), or one step a call ("s"): SpikingJelly's names."""
         return self._step_mode
 
     @step_mode.setter
@@ -117,7 +120,7 @@ class LIF(nn.Module):
 
     def effective_decay(self) -> Tensor:
         """The decay in use, a scalar tensor."""
-        return self.decay  # type: ignore[return-value]
+        return self.decay
 
     def forward(self, currents: Tensor) -> SpikeTensor:
         """Spikes of all steps of this call."""
@@ -215,3 +218,12 @@ class PLIF(LIF):
     def effective_decay(self) -> Tensor:
         """sigmoid(decay_logit)."""
         return torch.sigmoid(self.decay_logit)
+
+
+def reset(model: nn.Module) -> None:
+    """Forgets the kept membranes of every neuron layer in `model`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if isinstance(module, LIF):
+            module.reset()

@@ -85,19 +85,21 @@ class Conv2d(nn.Conv2d):
     ) -> None:
         kernel_size, stride = pair("kernel_size", kernel_size), pair("stride", stride)
         padding, dilation = pair("padding", padding), pair("dilation", dilation)
-        large_enough = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True))
-        ops.core_geometry(  # checks every value before torch allocates
-            ops.geometry(
-                in_channels, (max(1, large_enough[0]), max(1, large_enough[1])), out_channels,
-                kernel_size, stride, padding, dilation, groups,
-            )  # fmt: skip
+        # Any input this kernel fits will do: torch allocates only after every value is checked.
+        height, width = (
+            max(1, d * (k - 1) + 1) for d, k in zip(dilation, kernel_size, strict=True)
         )
+        shape = ops.geometry(
+            in_channels, (height, width), out_channels, kernel_size, stride, padding, dilation,
+            groups,
+        )  # fmt: skip
+        ops.core_geometry(shape)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         self.kernel = check_kernel(kernel)
 
-    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, inputs: Tensor) -> Tensor:
         """Currents of all timesteps at once."""
         _check_input(self, inputs, 3, f"[T, B, {self.in_channels}, H, W]")
         if inputs.shape[-3] != self.in_channels:
@@ -109,12 +111,13 @@ class Conv2d(nn.Conv2d):
             self.in_channels, (inputs.shape[-2], inputs.shape[-1]), self.out_channels,
             self.kernel_size, self.stride, self.padding, self.dilation, self.groups,  # type: ignore[arg-type]
         )  # fmt: skip
-        ops.core_geometry(shape)  # names the size that does not fit
+        if not torch.compiler.is_compiling():
+            ops.core_geometry(shape)  # names the size that does not fit
         return _apply(self, inputs, inputs.dim() - 3, shape)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
-        return f"{super().extra_repr()}, kernel={self.kernel}"
+        return f"{super().extra_repr()}, kernel={self.kernel}"  # type: ignore[no-untyped-call]
 
 
 def pair(name: str, value: Any) -> tuple[int, int]:

@@ -103,9 +103,9 @@ def layer_tables(rows: Sequence[Row], step: str) -> tuple[Table, Table]:
         fires = row["firing_rate"] is not None
         activity.add_row(
             label,
-            amount(row["spikes"]) if fires else "–",
-            percent(row["firing_rate"]) if fires else "–",
-            percent(row["zero_gradient_share"]) if row["gradients"] else "–",
+            amount(row["spikes"]) if fires else "-",
+            percent(row["firing_rate"]) if fires else "-",
+            percent(row["zero_gradient_share"]) if row["gradients"] else "-",
             byte_size(row["saved_bytes"]),
             byte_size(row["dense_bytes"]),
             _times(row["dense_bytes"], row["saved_bytes"]),
@@ -128,9 +128,9 @@ def _table(title: str, first: str, *numbers: str) -> Table:
 
 def _skipped(done: int, skipped: int) -> str:
     if done + skipped == 0:
-        return "–"
+        return "-"
     return f"{amount(skipped)} {percent(skipped / (done + skipped), decimals=0)}"
 
 
 def _times(dense: int, saved: int) -> str:
-    return f"{dense / saved:.1f}×" if saved else "–"
+    return f"{dense / saved:.1f}" if saved else "-"

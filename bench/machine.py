@@ -1,0 +1,69 @@
+"""Names the machine that a measurement was made on.
+
+    python bench/machine.py [--json]
+
+prints the line that stands beside every table in RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+
+def facts() -> dict[str, str | int | float]:
+    """Processor, cores this process may use, memory, vector instructions, versions and date."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages / 2**30, 1),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "instruction_flags": " ".join(_notable_flags()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def line() -> str:
+    """The facts as one line of text."""
+    f = facts()
+    flags = f" ({f['instruction_flags']})" if f["instruction_flags"] else ""
+    return (
+        f"{f['date']}: {f['processor']}, {f['cores']} cores, {f['vector_instructions']}{flags}, "
+        f"{f['memory_gib']} GiB, {f['system']}, Python {f['python']}, torch {f['torch']}"
+    )
+
+
+def _cpuinfo(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for text in path.read_text().splitlines():
+            name, _, value = text.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _notable_flags() -> list[str]:
+    """The extensions that h2learn's and torch's kernels choose by."""
+    present = set(_cpuinfo("flags").split())
+    notable = ("avx2", "avx512f", "avx512_vnni", "avx512vbmi", "avx512_bf16",
+               "avx512_vpopcntdq", "amx_int8", "amx_bf16")  # fmt: skip
+    return [flag for flag in notable if flag in present]
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts(), indent=2) if "--json" in sys.argv[1:] else line())

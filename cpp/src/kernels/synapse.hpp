@@ -1,0 +1,105 @@
+// The synapse's kernels: what the public functions (src/forward.cpp, backward.cpp,
+// weight_update.cpp) ask of the instruction set in use.
+//
+// All three products are one: a left operand whose rows are gathered from the images through the
+// layer's windows (bits or floats), against a right operand cut into panels.
+//   forward        rows = output positions, length = fan-in,              panels = weights
+//   backward       rows = input positions,  length = taps * outputs,      panels = weights
+//   weight update  rows = fan-in (the gathered operand, transposed),
+//                  length = positions,                                    panels = gradients
+// Sums are cut into blocks of `sum_block` terms, so a kernel's unit of work is
+// [rows, sum_block] x [sum_block, a panel's columns], added to a tile of sums.
+#pragma once
+
+#include <cstdint>
+
+#include "dispatch.hpp"
+
+namespace h2learn {
+
+/// `length` consecutive elements of an image, starting at `source`, which lie at `target` in a
+/// gathered row. Elements of the row that no run covers are zeros (the padding).
+struct Run {
+  std::int32_t source;
+  std::int32_t target;
+  std::int32_t length;
+};
+
+/// Images and how rows are gathered from them. Exactly one of `words` and `values` is set.
+struct GatheredRows {
+  const Run* runs;                 ///< of all positions, each position's by ascending target
+  const std::int32_t* first_run;   ///< [positions + 1]
+  std::int64_t positions;          ///< rows of one image
+  std::int64_t images;
+  std::int64_t length;             ///< elements of a row
+  std::int64_t group_stride;       ///< added to a run's source for each group
+  std::int64_t groups;
+  const std::uint64_t* words;      ///< [planes, images, words_per_image]
+  std::int64_t planes;
+  std::int64_t words_per_image;
+  const float* values;             ///< [images, image_stride]
+  std::int64_t image_stride;
+};
+
+/// How the work is done: a constant of each call (kernel.hpp).
+enum class Method { by_density, event, dense, tables };
+
+/// Shape of the table engine (LutShape).
+struct Tables {
+  std::int64_t inputs;
+  std::int64_t rows;
+};
+
+/// sums[row, group * columns + n] = sum over k of row[k] * panels[group][k][n], with everything
+/// that the forward and the backward pass do to a finished sum.
+struct GatherProduct {
+  GatheredRows rows;
+  std::int64_t columns;            ///< of one group
+  const float* panels;             ///< as pack_weights() left them
+  float scale;                     ///< of counts; ignored for floats
+  const float* bias;               ///< [groups * columns] or null
+  const std::uint64_t* mask;       ///< [images, words of positions * groups * columns] or null
+  float* out;                      ///< [images * positions, groups * columns]
+  Method method;
+  Tables tables;
+};
+
+/// grad_weight[n, c, tap] (torch's order) = sum over rows of row[tap * channels + c] *
+/// gradients[row, n], by group.
+struct OuterProduct {
+  GatheredRows rows;
+  std::int64_t columns;            ///< of one group
+  std::int64_t taps;
+  const float* gradients;          ///< [images * positions, groups * columns]
+  float scale;
+  float* grad_weight;
+  Method method;
+  Tables tables;
+};
+
+/// Weights in torch's order, [groups * outputs, channels, taps].
+struct WeightShape {
+  std::int64_t groups;
+  std::int64_t outputs;
+  std::int64_t channels;
+  std::int64_t taps;
+};
+
+/// Which product the weights are packed for: it decides what the columns are and how the terms
+/// of a sum are ordered.
+enum class PackFor { forward, backward, tables };
+
+struct SynapseKernels {
+  /// Floats that pack_weights() needs.
+  std::int64_t (*packed_size)(const WeightShape& shape, PackFor use);
+  /// Returns false when a weight is not finite.
+  bool (*pack_weights)(const WeightShape& shape, PackFor use, const float* weight, float* panels);
+  void (*gather_product)(const GatherProduct& product);
+  void (*outer_product)(const OuterProduct& product);
+  void (*sum_positions)(const float* gradients, std::int64_t positions, std::int64_t columns,
+                        float* sums);
+};
+
+H2LEARN_DECLARE_KERNELS(SynapseKernels, synapse_kernels)
+
+}  // namespace h2learn

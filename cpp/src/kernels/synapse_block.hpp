@@ -1,0 +1,199 @@
+// One block of a product: rows of at most `sum_block` bits or floats times a panel, added to a
+// tile of sums. By events (add the panel's rows where something is set) or densely (a
+// register-blocked matrix product); both add the same terms in the same order. For kernel
+// sources only.
+//
+// A panel is [depth + 1][vectors * lanes] floats, vectors 1 or 2; its last row is zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/synapse_lists.hpp"
+#include "kernels/vec.hpp"
+
+namespace h2learn {
+namespace {
+
+/// Measured densities below which listing what is set beats multiplying everything.
+struct Crossover {
+  float bits;
+  float values;
+};
+constexpr Crossover crossover = {0.6F, 0.5F};
+
+/// Vectors in a panel's row, and so in the sums a kernel holds for one row.
+constexpr int panel_vectors = 2;
+constexpr std::int64_t panel_columns = panel_vectors * lanes;
+
+/// Rows of the dense kernel's tile of registers.
+constexpr int tile_rows = vector_bytes == 64 ? 14 : 6;
+
+/// Rows of one block: exactly one of `bits` and `values` is set.
+struct BlockRows {
+  const std::uint64_t* bits;  ///< [rows][block_words]
+  const float* values;        ///< [rows][sum_block]
+  std::int64_t rows;
+  std::int64_t depth;
+};
+
+/// The rows in the form that the chosen method reads; made once, used for every panel.
+struct PreparedRows {
+  bool event;
+  const float* dense;  ///< [rows][sum_block]
+  std::int64_t rows;
+  std::int64_t depth;
+  Lists lists;
+  float* expanded;     ///< [rows][sum_block] scratch
+};
+
+inline void expand_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t depth,
+                        float* values) {
+  const Floats one = broadcast(1.0F);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = 0; k < depth; k += lanes) {
+      const std::uint64_t word = bits[r * block_words + k / 64];
+      const auto piece = static_cast<std::uint32_t>(word >> (k % 64));
+      store(values + r * sum_block + k, select(mask_of_bits(piece), one, Floats{}));
+    }
+  }
+}
+
+inline void prepare_rows(const BlockRows& from, Method method, PreparedRows& to) {
+  to.rows = from.rows;
+  to.depth = from.depth;
+  to.event = method == Method::event;
+  if (method != Method::dense) {
+    const std::int64_t set = from.bits != nullptr
+                                 ? count_bits(from.bits, from.rows, to.lists.counts)
+                                 : count_values(from.values, from.rows, from.depth,
+                                                to.lists.counts);
+    const float limit = from.bits != nullptr ? crossover.bits : crossover.values;
+    if (method == Method::by_density) {
+      to.event = static_cast<float>(set) < limit * static_cast<float>(from.rows * from.depth);
+    }
+  }
+  if (to.event) {
+    make_lists(from.bits, from.values, from.rows, from.depth, to.lists);
+  } else if (from.bits != nullptr) {
+    expand_bits(from.bits, from.rows, from.depth, to.expanded);
+    to.dense = to.expanded;
+  } else {
+    to.dense = from.values;
+  }
+}
+
+template <int vectors>
+H2LEARN_INLINE void add_to(float* sums, const Floats* block, bool first) {
+  H2LEARN_UNROLL
+  for (int v = 0; v < vectors; ++v) {
+    store(sums + v * lanes, first ? block[v] : load(sums + v * lanes) + block[v]);
+  }
+}
+
+template <int vectors, bool weighted>
+inline void add_events(const Lists& lists, const float* panel, float* sums, std::int64_t stride,
+                       bool first) {
+  const char* const base = reinterpret_cast<const char*>(panel);
+  for (std::int64_t g = 0; g < lists.group_count; ++g) {
+    const ListGroup& group = lists.groups[g];
+    const std::int64_t length = group.length;
+    const std::uint16_t* const offsets = lists.offsets + group.first;
+    const float* const values = lists.values + group.first;
+    Floats block[group_rows][vectors] = {};
+    for (std::int64_t entry = 0; entry < length; ++entry) {
+      H2LEARN_UNROLL
+      for (int r = 0; r < group_rows; ++r) {
+        const std::uint64_t offset = offsets[r * length + entry];
+        const float* const row = reinterpret_cast<const float*>(base + offset * vectors);
+        H2LEARN_UNROLL
+        for (int v = 0; v < vectors; ++v) {
+          const Floats terms = load(row + v * lanes);
+          if constexpr (weighted) {
+            block[r][v] = multiply_add(broadcast(values[r * length + entry]), terms, block[r][v]);
+          } else {
+            block[r][v] += terms;
+          }
+        }
+      }
+    }
+    H2LEARN_UNROLL
+    for (int r = 0; r < group_rows; ++r) {
+      if (group.row[r] >= 0) add_to<vectors>(sums + group.row[r] * stride, block[r], first);
+    }
+  }
+}
+
+template <int rows, int vectors>
+inline void multiply_tile(const float* values, const float* panel, std::int64_t depth,
+                          float* sums, std::int64_t stride, bool first) {
+  Floats block[rows][vectors] = {};
+  for (std::int64_t k = 0; k < depth; ++k) {
+    Floats terms[vectors];
+    H2LEARN_UNROLL
+    for (int v = 0; v < vectors; ++v) terms[v] = load(panel + (k * vectors + v) * lanes);
+    H2LEARN_UNROLL
+    for (int r = 0; r < rows; ++r) {
+      const Floats value = broadcast(values[r * sum_block + k]);
+      H2LEARN_UNROLL
+      for (int v = 0; v < vectors; ++v) block[r][v] = multiply_add(value, terms[v], block[r][v]);
+    }
+  }
+  H2LEARN_UNROLL
+  for (int r = 0; r < rows; ++r) add_to<vectors>(sums + r * stride, block[r], first);
+}
+
+template <int vectors>
+inline void multiply_rows(const PreparedRows& rows, const float* panel, float* sums,
+                          std::int64_t stride, bool first) {
+  const auto multiply = [&]<int count>(std::int64_t r) {
+    multiply_tile<count, vectors>(rows.dense + r * sum_block, panel, rows.depth,
+                                  sums + r * stride, stride, first);
+  };
+  std::int64_t r = 0;
+  for (; r + tile_rows <= rows.rows; r += tile_rows) multiply.template operator()<tile_rows>(r);
+  if constexpr (tile_rows > 8) {
+    if (r + 8 <= rows.rows) {
+      multiply.template operator()<8>(r);
+      r += 8;
+    }
+  }
+  if (r + 4 <= rows.rows) {
+    multiply.template operator()<4>(r);
+    r += 4;
+  }
+  if (r + 2 <= rows.rows) {
+    multiply.template operator()<2>(r);
+    r += 2;
+  }
+  if (r < rows.rows) multiply.template operator()<1>(r);
+}
+
+/// sums[rows][stride] += rows * panel (= when it is the first block).
+template <int vectors>
+inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel, float* sums,
+                      std::int64_t stride, bool first) {
+  if (!rows.event) {
+    multiply_rows<vectors>(rows, panel, sums, stride, first);
+  } else if (weighted) {
+    add_events<vectors, true>(rows.lists, panel, sums, stride, first);
+  } else {
+    add_events<vectors, false>(rows.lists, panel, sums, stride, first);
+  }
+}
+
+/// All panels of a block: panels[depth + 1][columns] cut into panel_columns-wide panels, the last
+/// one narrower when `columns` (a multiple of lanes) says so.
+inline void add_block(const PreparedRows& rows, bool weighted, const float* panels,
+                      std::int64_t columns, float* sums, std::int64_t stride, bool first) {
+  for (std::int64_t column = 0; column < columns; column += panel_columns) {
+    const float* const panel = panels + column * (rows.depth + 1);
+    if (columns - column > lanes) {
+      add_panel<panel_vectors>(rows, weighted, panel, sums + column, stride, first);
+    } else {
+      add_panel<1>(rows, weighted, panel, sums + column, stride, first);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace h2learn

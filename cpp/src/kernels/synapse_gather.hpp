@@ -1,0 +1,107 @@
+// Gathering rows of a block of positions out of the images (im2col, a block at a time): bits or
+// floats, cut into blocks of `sum_block` elements. For kernel sources only.
+#pragma once
+
+#include <cstdint>
+
+#include "h2learn/forward.hpp"
+#include "kernels/synapse.hpp"
+#include "kernels/vec.hpp"
+
+namespace h2learn {
+namespace {
+
+constexpr std::int64_t block_words = sum_block / 64;
+
+H2LEARN_INLINE std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+H2LEARN_INLINE std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+H2LEARN_INLINE std::int64_t blocks_of(std::int64_t n, std::int64_t size) {
+  return (n + size - 1) / size;
+}
+H2LEARN_INLINE std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
+  return blocks_of(n, multiple) * multiple;
+}
+
+/// `count` (1 to 64) bits from bit `begin`; never reads a word that holds none of them.
+H2LEARN_INLINE std::uint64_t bits_at(const std::uint64_t* words, std::int64_t begin,
+                                     std::int64_t count) {
+  const std::int64_t offset = begin % 64;
+  const std::uint64_t* const word = words + begin / 64;
+  std::uint64_t bits = word[0] >> offset;
+  if (offset + count > 64) bits |= word[1] << (64 - offset);
+  return bits & (~std::uint64_t{0} >> (64 - count));
+}
+
+/// Visits, in order, the pieces of a row's runs that fall into elements [begin, end) of the row:
+/// visit(source, target - begin, length).
+template <typename Visit>
+H2LEARN_INLINE void for_each_piece(const GatheredRows& from, std::int64_t position,
+                                   std::int64_t begin, std::int64_t end, Visit visit) {
+  const Run* const last = from.runs + from.first_run[position + 1];
+  for (const Run* run = from.runs + from.first_run[position]; run < last; ++run) {
+    const std::int64_t run_begin = most(run->target, begin);
+    const std::int64_t run_end = least(std::int64_t{run->target} + run->length, end);
+    if (run_begin >= end) break;
+    if (run_begin < run_end) {
+      visit(run->source + run_begin - run->target, run_begin - begin, run_end - run_begin);
+    }
+  }
+}
+
+/// Bits of elements [begin, begin + blocks * sum_block) of rows [first, first + count) of one
+/// plane and group, to bits[block][count][block_words].
+H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, std::int64_t group,
+                                std::int64_t first, std::int64_t count, std::int64_t begin,
+                                std::int64_t blocks, std::uint64_t* bits) {
+  for (std::int64_t i = 0; i < blocks * count * block_words; ++i) bits[i] = 0;
+  const std::int64_t end = least(begin + blocks * sum_block, from.length);
+  for (std::int64_t r = 0; r < count; ++r) {
+    const std::int64_t image = (first + r) / from.positions;
+    const std::uint64_t* const words =
+        from.words + (plane * from.images + image) * from.words_per_image;
+    const auto word_at = [&](std::int64_t target) {
+      const std::int64_t word = target / 64;
+      return bits + (word / block_words * count + r) * block_words + word % block_words;
+    };
+    for_each_piece(from, (first + r) % from.positions, begin, end,
+                   [&](std::int64_t source, std::int64_t target, std::int64_t length) {
+      source += group * from.group_stride;
+      if ((source | target) % 64 == 0) {
+        for (; length >= 64; length -= 64, source += 64, target += 64) {
+          *word_at(target) = words[source / 64];
+        }
+      }
+      while (length > 0) {
+        const std::int64_t piece = least(length, 64 - target % 64);
+        *word_at(target) |= bits_at(words, source, piece) << (target % 64);
+        source += piece;
+        target += piece;
+        length -= piece;
+      }
+    });
+  }
+}
+
+/// Floats of elements [begin, begin + sum_block) of rows [first, first + count) of one group, to
+/// values[count][sum_block]; behind the row's end there are zeros up to a multiple of a vector.
+H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, std::int64_t first,
+                                  std::int64_t count, std::int64_t begin, float* values) {
+  const std::int64_t end = least(begin + sum_block, from.length);
+  const std::int64_t padded = round_up(end - begin, lanes);
+  for (std::int64_t r = 0; r < count; ++r, values += sum_block) {
+    const float* const image =
+        from.values + (first + r) / from.positions * from.image_stride + group * from.group_stride;
+    std::int64_t done = 0;
+    for_each_piece(from, (first + r) % from.positions, begin, end,
+                   [&](std::int64_t source, std::int64_t target, std::int64_t length) {
+      for (; done < target; ++done) values[done] = 0;
+      __builtin_memcpy(values + done, image + source,
+                       static_cast<std::size_t>(length) * sizeof(float));
+      done += length;
+    });
+    for (; done < padded; ++done) values[done] = 0;
+  }
+}
+
+}  // namespace
+}  // namespace h2learn

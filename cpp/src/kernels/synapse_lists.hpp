@@ -1,0 +1,170 @@
+// Lists of what is set in a block of rows, for the event kernel. For kernel sources only.
+//
+// Rows are taken in groups of four of nearly equal count (they are sorted by it), and the four
+// lists of a group are padded to the longest with an offset that leads to a row of zeros: one
+// loop of a predictable length then keeps four rows' sums in registers. The order of rows has no
+// bearing on any sum; within a row the offsets ascend, as the order of additions demands.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/synapse_gather.hpp"
+#include "kernels/vec.hpp"
+
+namespace h2learn {
+namespace {
+
+constexpr int group_rows = 4;
+
+/// Rows whose lists have one length; -1 where the block had no row left.
+struct ListGroup {
+  std::int32_t row[group_rows];
+  std::int32_t length;
+  std::int32_t first;  ///< lists are [group_rows][length] from this entry
+};
+
+/// Entry k of a row is listed as the byte offset of lane 0 of row k in a panel one vector wide.
+struct Lists {
+  ListGroup* groups;
+  std::int64_t group_count;
+  std::uint16_t* offsets;
+  float* values;         ///< of the entries; used for float rows only
+  std::int32_t* order;   ///< [rows] scratch
+  std::int32_t* counts;  ///< [rows] scratch
+};
+
+constexpr std::int64_t list_slack = 2 * lanes;
+
+/// Entries that lists of `rows` rows can need.
+H2LEARN_INLINE std::int64_t list_capacity(std::int64_t rows) {
+  return round_up(rows, group_rows) * sum_block + list_slack;
+}
+
+H2LEARN_INLINE int popcount(std::uint64_t word) { return __builtin_popcountll(word); }
+
+/// Set bits of each row of bits[rows][block_words] to counts[rows]; returns their sum.
+H2LEARN_INLINE std::int64_t count_bits(const std::uint64_t* bits, std::int64_t rows,
+                                       std::int32_t* counts) {
+  std::int64_t total = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    int count = 0;
+    for (std::int64_t w = 0; w < block_words; ++w) count += popcount(bits[r * block_words + w]);
+    counts[r] = count;
+    total += count;
+  }
+  return total;
+}
+
+/// Non-zeros of each row of values[rows][sum_block] to counts[rows]; returns their sum.
+H2LEARN_INLINE std::int64_t count_values(const float* values, std::int64_t rows,
+                                         std::int64_t depth, std::int32_t* counts) {
+  std::int64_t total = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Ints set = {};  // counts down, as a true comparison is -1
+    for (std::int64_t k = 0; k < depth; k += lanes) {
+      set += load(values + r * sum_block + k) != Floats{};
+    }
+    int count = 0;
+    for (int i = 0; i < lanes; ++i) count -= set[i];
+    counts[r] = count;
+    total += count;
+  }
+  return total;
+}
+
+/// order[] = rows by ascending count; a counting sort.
+inline void sort_rows(const std::int32_t* counts, std::int64_t rows, std::int32_t* order) {
+  std::int32_t first[sum_block + 2] = {};
+  for (std::int64_t r = 0; r < rows; ++r) ++first[counts[r] + 1];
+  for (std::int64_t i = 1; i <= sum_block; ++i) first[i] += first[i - 1];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    order[first[counts[r]]++] = static_cast<std::int32_t>(r);
+  }
+}
+
+/// Appends the offsets of one row's set bits. May write up to list_slack entries too many.
+H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::uint16_t* offsets) {
+  for (std::int64_t w = 0; w < block_words; ++w) {
+    std::uint64_t word = words[w];
+    const std::int64_t base = w * 64;
+#if defined(__AVX512F__)
+    // Beyond a few bits, sixteen candidates at a time cost less than one branch a bit.
+    if (popcount(word) > 4) {
+      for (int piece = 0; piece < 64; piece += 16) {
+        const auto mask = static_cast<__mmask16>(word >> piece);
+        const Ints candidates =
+            (lane_numbers() + static_cast<std::int32_t>(base + piece)) * vector_bytes;
+        const __m512i set =
+            _mm512_maskz_compress_epi32(mask, reinterpret_cast<__m512i>(candidates));
+        _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets), _mm512_cvtepi32_epi16(set));
+        offsets += __builtin_popcount(mask);
+      }
+      continue;
+    }
+#endif
+    for (; word != 0; word &= word - 1) {
+      *offsets++ = static_cast<std::uint16_t>((base + __builtin_ctzll(word)) * vector_bytes);
+    }
+  }
+}
+
+/// Appends offsets and values of one row's non-zeros. May write up to list_slack too many.
+H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint16_t* offsets,
+                                float* values) {
+  for (std::int64_t k = 0; k < depth; k += lanes) {
+    const Floats candidates = load(row + k);
+#if defined(__AVX512F__)
+    const __mmask16 mask = _mm512_cmp_ps_mask(candidates, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const Ints numbers = (lane_numbers() + static_cast<std::int32_t>(k)) * vector_bytes;
+    const __m512i set = _mm512_maskz_compress_epi32(mask, reinterpret_cast<__m512i>(numbers));
+    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets), _mm512_cvtepi32_epi16(set));
+    store(values, _mm512_maskz_compress_ps(mask, candidates));
+    const int count = __builtin_popcount(mask);
+    offsets += count;
+    values += count;
+#else
+    // Without a branch: every candidate is written, the next one over it unless it counted.
+    for (int i = 0; i < lanes; ++i) {
+      const float value = candidates[i];
+      *offsets = static_cast<std::uint16_t>((k + i) * vector_bytes);
+      *values = value;
+      const int counted = value != 0;
+      offsets += counted;
+      values += counted;
+    }
+#endif
+  }
+}
+
+/// Lists of the rows of bits[rows][block_words], or, when that is null, of values[rows][sum_block].
+/// `lists.counts` must hold the rows' counts; `depth` is the panel's row of zeros.
+inline void make_lists(const std::uint64_t* bits, const float* values, std::int64_t rows,
+                       std::int64_t depth, Lists& lists) {
+  sort_rows(lists.counts, rows, lists.order);
+  lists.group_count = blocks_of(rows, group_rows);
+  const auto zeros = static_cast<std::uint16_t>(depth * vector_bytes);
+  std::int32_t next = 0;
+  for (std::int64_t g = 0; g < lists.group_count; ++g) {
+    ListGroup& group = lists.groups[g];
+    const std::int64_t last = least((g + 1) * group_rows, rows) - 1;
+    group.first = next;
+    group.length = lists.counts[lists.order[last]];
+    for (std::int64_t i = 0; i < group_rows; ++i) {
+      const bool real = g * group_rows + i <= last;
+      const std::int32_t row = real ? lists.order[g * group_rows + i] : -1;
+      group.row[i] = row;
+      if (real && bits != nullptr) list_bits(bits + row * block_words, lists.offsets + next);
+      if (real && bits == nullptr) {
+        list_values(values + row * sum_block, depth, lists.offsets + next, lists.values + next);
+      }
+      for (std::int32_t entry = real ? lists.counts[row] : 0; entry < group.length; ++entry) {
+        lists.offsets[next + entry] = zeros;
+        if (bits == nullptr) lists.values[next + entry] = 0;
+      }
+      next += group.length;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace h2learn

@@ -1,0 +1,191 @@
+"""The `h2learn` command: its options, its errors and its exit status.
+
+Exit status: 0 done; 2 the user's input was wrong, with one line on stderr that says what; 1 for
+anything else, Ctrl-C included. What the commands do is in `h2learn.commands`, imported when one
+runs: it needs torch, and `--help` should not wait for that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from h2learn import __version__
+from h2learn.errors import InputError
+
+# A usage error (unknown option, wrong type) is click's, and recent typers bring their own click.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="h2learn",
+    help="Train spiking neural networks on bit-packed spikes.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status; errors become one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an ASCII terminal still gets its table
+    command = typer.main.get_command(app)
+    try:
+        with _one_line_warnings():
+            status = command.main(arguments, prog_name="h2learn", standalone_mode=False)
+    except (InputError, _UsageError) as error:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        _say(f"error: {text}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output is gone; nothing may be flushed to it when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _say(message: str) -> None:
+    print(" ".join(message.split()), file=sys.stderr)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Warnings without the source line that raised them, which tells a user nothing."""
+    shown = warnings.showwarning
+    warnings.showwarning = lambda message, *_args, **_kwargs: _say(f"warning: {message}")
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# typer reads these at run time, and on Python 3.10 wants Optional spelled out.
+Text = Optional[str]  # noqa: UP045
+Whole = Optional[int]  # noqa: UP045
+Real = Optional[float]  # noqa: UP045
+Place = Optional[Path]  # noqa: UP045
+
+DatasetOption = Annotated[
+    Text, typer.Option(help="digits (bundled, the default), mnist, nmnist, cifar10.", metavar="NAME")
+]
+RootOption = Annotated[
+    Place, typer.Option(help="Folder with the files of the data set.", metavar="DIR")
+]
+ThreadsOption = Annotated[
+    Whole, typer.Option(help="Threads to compute with; results do not depend on it.", metavar="N")
+]
+JsonOption = Annotated[
+    Place, typer.Option("--json", help="Also write what is shown, as JSON.", metavar="FILE")
+]
+
+
+@app.command()
+def train(
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    model: Annotated[
+        Text, typer.Option(help="mlp, lenet, cifar10net, or file.py:factory.", metavar="NAME")
+    ] = None,
+    timesteps: Annotated[
+        Whole, typer.Option(help="Timesteps that a sample lasts.", metavar="T")
+    ] = None,
+    epochs: Annotated[
+        Whole, typer.Option(help="Passes over the training data.", metavar="N")
+    ] = None,
+    batch_size: Annotated[
+        Whole, typer.Option(help="Samples of one training step.", metavar="B")
+    ] = None,
+    lr: Annotated[
+        Real, typer.Option(help="First learning rate of Adam; it decays to 0.", metavar="LR")
+    ] = None,
+    seed: Annotated[
+        Whole, typer.Option(help="Decides first weights and order; 0 by default.", metavar="S")
+    ] = None,
+    threads: ThreadsOption = None,
+    kernel: Annotated[
+        Text, typer.Option(help="auto (the default), event, dense or lut.", metavar="NAME")
+    ] = None,
+    accelerator: Annotated[
+        Text, typer.Option(help="Accelerator to emulate: none, so far.", metavar="NAME")
+    ] = None,
+    out: Annotated[
+        Place, typer.Option(help="Run directory; runs/<dataset>-<model> by default.", metavar="DIR")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Train a model and leave a run directory.
+
+    Options that are left out take the data set's defaults (h2learn info lists them). A run that
+    was interrupted continues with --resume, to the same weights as without the interruption.
+    """
+    from h2learn import commands
+
+    options = {
+        "dataset": dataset,
+        "root": None if root is None else str(root.expanduser().absolute()),
+        "model": model,
+        "timesteps": timesteps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "kernel": kernel,
+        "accelerator": accelerator,
+    }
+    finished = commands.train(options, out, resume=resume, threads=threads, json_file=json_file)
+    if not finished:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(help="What h2learn train left.", metavar="RUN_DIR")],
+    dataset: Annotated[
+        Text, typer.Option(help="Another data set, of the same shape.", metavar="NAME")
+    ] = None,
+    root: RootOption = None,
+    model: Annotated[
+        Text, typer.Option(help="file.py:factory, if that is what the run trained.", metavar="NAME")
+    ] = None,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Test a trained model, and show its table per layer."""
+    from h2learn import commands
+
+    options = {
+        "dataset": dataset,
+        "root": None if root is None else str(root.expanduser().absolute()),
+        "model": model,
+    }
+    commands.evaluate(options, run_dir, threads=threads, json_file=json_file)
+
+
+@app.command()
+def info(json_file: JsonOption = None) -> None:
+    """Show version, build, instruction sets, threads, kernels, data sets and models."""
+    from h2learn import commands
+
+    commands.info(json_file)
