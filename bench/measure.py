@@ -44,29 +44,40 @@ def interleave(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: _timing(values) for name, values in samples.items()}
 
 
-def saved_bytes(forward: Callable[[], Tensor], parameters: Sequence[Tensor]) -> int:
-    """Bytes that one forward pass keeps alive for the backward pass.
+def saved_bytes(result: Tensor, parameters: Sequence[Tensor]) -> int:
+    """Bytes that the graph behind `result` keeps alive for its backward pass.
 
-    Counts the storage of every tensor that autograd saves, each storage once, whole (a saved view
-    keeps all of its base alive), parameters excluded. A tensor subclass counts as the tensors it
-    is made of: for packed spikes, their words.
+    Counts the storage of every tensor saved by a node of the graph, each storage once, whole (a
+    saved view keeps all of its base alive), parameters excluded. A tensor subclass counts as the
+    tensors it is made of: for packed spikes, their words and their mask.
+
+    The graph is walked rather than torch's saved-tensor hooks used, because hooks see a detached
+    copy of what is saved, and a detached SpikeTensor has no mask.
     """
     excluded = {p.untyped_storage().data_ptr() for p in parameters}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps addresses from being reused
-
-    def note(tensor: Tensor) -> int:
+    kept: dict[int, int] = {}
+    for tensor in saved_tensors(result):
         for part in components(tensor):
             storage = part.untyped_storage()
             if storage.nbytes() and storage.data_ptr() not in excluded:
-                kept[storage.data_ptr()] = storage
-        return 0
+                kept[storage.data_ptr()] = storage.nbytes()
+    return sum(kept.values())
 
-    def refuse(_: int) -> Tensor:
-        raise RuntimeError("the backward pass of a measured forward pass cannot run")
 
-    with torch.autograd.graph.saved_tensors_hooks(note, refuse):
-        forward()
-    return sum(storage.nbytes() for storage in kept.values())
+def saved_tensors(result: Tensor) -> Iterator[Tensor]:
+    """Every tensor saved by the nodes of the autograd graph behind `result`."""
+    waiting = [result.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        names = [name for name in dir(node) if name.startswith("_saved_")]  # torch's own nodes
+        for value in [getattr(node, "saved_tensors", ()), *(getattr(node, n) for n in names)]:
+            values = value if isinstance(value, (tuple, list)) else (value,)
+            yield from (v for v in values if isinstance(v, Tensor))
 
 
 def components(tensor: Tensor) -> Iterator[Tensor]:

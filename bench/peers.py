@@ -211,10 +211,8 @@ def _check(
     gradients = [p.grad for p in contestant.parameters]
     result.gradient_error = relative_error(gradients, expected[1])
     contestant.reset()
-    forward_bytes = saved_bytes(
-        lambda: contestant.loss(problem.inputs, problem.labels), contestant.parameters
-    )
-    result.saved_mb = forward_bytes / MB
+    loss = contestant.loss(problem.inputs, problem.labels)
+    result.saved_mb = saved_bytes(loss, contestant.parameters) / MB
     if not contestant.comparable:
         result.reason = "for information: other arithmetic, so other spikes"
     elif not result.agrees:

@@ -68,9 +68,9 @@ class OperationCounter:
         >>> import torch, h2learn
         >>> from h2learn import nn
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.LIF(), nn.Readout("rate"))
-        >>> _ = torch.nn.init.ones_(model[0].weight)
+        >>> _ = torch.nn.init.eye_(model[0].weight)
         >>> with h2learn.count_operations(model) as counter:
-        ...     model(torch.ones(2, 1, 4)).sum().backward()
+        ...     model(torch.eye(4)[:2, None]).sum().backward()
         >>> counter.layers["0"].forward_offered
         24
     """

@@ -295,8 +295,10 @@ class Twin:
         self._watched.setdefault(self.names[module], []).append(keep.double())
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        """Runs the twin; float64 inputs are taken as they are, so that they may need gradients."""
         calls = {name: iter(list(given)) for name, given in self._watched.items()}
-        return self._run(self.model, inputs.detach().double(), calls)
+        inputs = inputs if inputs.dtype == torch.float64 else inputs.detach().double()
+        return self._run(self.model, inputs, calls)
 
     def _run(self, module: torch.nn.Module, x: Tensor, calls: dict) -> Tensor:
         name, kind = self.names[module], type(module).__name__

@@ -38,17 +38,11 @@ def assert_gold(neurons: nn.LIF, x: torch.Tensor, tolerance: float = 1e-6) -> to
     grads = torch.autograd.grad((spikes * weights).sum(), [x, *neurons.parameters()])
     x64 = x.detach().double().requires_grad_()
     reference = torch.autograd.grad(
-        (run_twin(twin, x64) * weights.double()).sum(), [x64, *twin.parameters.values()]
+        (twin(x64) * weights.double()).sum(), [x64, *twin.parameters.values()]
     )
     for value, expected in zip(grads, reference, strict=True):
         assert gold.relative_error(value, expected) <= tolerance
     return spikes
-
-
-def run_twin(twin: gold.Twin, x64: torch.Tensor) -> torch.Tensor:
-    """Like calling the twin, but differentiable in its input."""
-    calls = {name: iter(list(watched)) for name, watched in twin._watched.items()}
-    return twin._run(twin.model, x64, calls)
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=str)

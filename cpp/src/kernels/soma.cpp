@@ -79,6 +79,15 @@ H2LEARN_INLINE void write_state(const Floats (&state)[vectors], float* to, const
   window.write(to + place.state, place.neurons);
 }
 
+/// Every timestep of every tensor is a stream of its own, more of them than the hardware follows:
+/// asks for the same timestep of the block that comes `ahead` blocks later. Within one call the
+/// neurons of all images are contiguous, so this crosses rows rightly; past the end it is lost.
+H2LEARN_INLINE void prefetch(const float* values, std::int64_t index) {
+  constexpr std::int64_t ahead = 4;
+  constexpr int line = 16;
+  for (int i = 0; i < block; i += line) __builtin_prefetch(values + index + ahead * block + i);
+}
+
 struct Forward {
   const float* currents;
   const float* initial;
@@ -106,15 +115,14 @@ bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) 
   Window incoming;
   Window outgoing;
   for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
+    prefetch(io.currents, place.value(t));
+    if (io.membrane != nullptr) prefetch(io.membrane, place.value(t));
     const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
     float* const u_out = io.membrane == nullptr
                              ? nullptr
                              : outgoing.target(io.membrane + place.value(t), place.neurons);
     std::uint64_t spikes = 0;
     std::uint64_t inside = 0;
-#ifdef PF
-    for (int i = 0; i < 4; ++i) __builtin_prefetch(io.currents + place.value(t) + PF*64 + i * 16);
-#endif
 #pragma GCC unroll 16
     for (int i = 0; i < vectors; ++i) {
       const Floats current = load(x + i * lanes);
@@ -282,6 +290,9 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   Sums sums;
   if (wants_sums) std::memset(&sums, 0, sizeof sums);
   for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
+    prefetch(g.grad_spikes, place.value(t));
+    prefetch(g.grad_currents, place.value(t));
+    if (reads_membrane) prefetch(g.membrane, place.value(t));
     const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
     const float* u = nullptr;
     if (reads_membrane) u = membranes.read(g.membrane + place.value(t), place.neurons);
