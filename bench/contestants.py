@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import plain
 import torch
 from torch import Tensor, nn
 from workloads import (
@@ -20,12 +21,10 @@ from workloads import (
     SURROGATE_WIDTHS,
     THRESHOLD,
     Conv,
-    Dense,
     Pool,
     Problem,
+    Workload,
 )
-
-import plain
 
 
 class UnavailableError(Exception):
@@ -60,7 +59,7 @@ class Contestant:
             parameter.grad = None
         self.reset()
         loss = self.loss(inputs, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
 
@@ -112,8 +111,7 @@ def _assemble(
                 modules.append(flatten())
                 is_image = False
             synapse = linear(weight.shape[1], layer.features, bias=False)
-        holder = synapse.layer if isinstance(synapse, plain.OverTime) else synapse
-        holder.weight = weight  # type: ignore[assignment]
+        (synapse.layer if isinstance(synapse, plain.OverTime) else synapse).weight = weight
         modules += [synapse, neuron()]
     if readout is not None:
         modules.append(readout())
@@ -134,8 +132,6 @@ def pytorch_channels_last(
     problem: Problem, parameters: list[nn.Parameter], surrogate: str
 ) -> Contestant:
     """The same with images stored channels-last."""
-    if len(problem.workload.input_shape) != 3:
-        raise UnavailableError("the workload has no images")
     model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate)))
 
     def rates(inputs: Tensor) -> Tensor:
@@ -220,14 +216,14 @@ def _spikingjelly_surrogate(name: str) -> Any:
     class Rect(surrogate.SurrogateFunctionBase):  # type: ignore[misc]
         @staticmethod
         def spiking_function(x: Tensor, width: float) -> Tensor:
-            spikes: Tensor = RectFunction.apply(x, width)
+            spikes: Tensor = RectFunction.apply(x, width)  # type: ignore[no-untyped-call]
             return spikes
 
     return Rect(width=SURROGATE_WIDTHS["rect"])
 
 
 def snntorch(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
-    """snnTorch in a loop over t. Spikes at u > 1; its delayed reset to zero is the same neuron."""
+    """A loop over t of snnTorch. Spikes at u > 1; its delayed reset to zero is the same neuron."""
     try:
         import snntorch as snn
     except ImportError as error:
@@ -311,6 +307,11 @@ CONTESTANTS: dict[str, Builder] = {
 }
 
 
+def applies(name: str, workload: Workload) -> bool:
+    """False when a contestant would only repeat another: memory formats are for images."""
+    return name != "pytorch-channels-last" or len(workload.input_shape) == 3
+
+
 def versions() -> dict[str, str]:
     """Versions of the libraries compared; those that are not installed are left out."""
     found = {}
@@ -328,5 +329,5 @@ def reference(problem: Problem, surrogate: str) -> tuple[float, list[Tensor]]:
     contestant = pytorch(problem, parameters, surrogate)
     rates = contestant.rates(problem.inputs.double())
     loss = nn.functional.cross_entropy(rates, problem.labels)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.item(), [p.grad for p in parameters if p.grad is not None]

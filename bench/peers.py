@@ -17,20 +17,20 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import machine
 import torch
-from contestants import CONTESTANTS, Contestant, UnavailableError, reference, versions
+from contestants import CONTESTANTS, Contestant, UnavailableError, applies, reference, versions
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from workloads import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
-
-import machine
 
 OURS = "h2learn"
 # The weights make spikes, and so losses, equal to rounding; see workloads.snap.
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
             results = run_workload(
                 problem,
                 expected,
-                options.peers,
+                [name for name in options.peers if applies(name, problem.workload)],
                 options.surrogate,
                 options.rounds,
                 options.compile_limit,
@@ -222,9 +222,12 @@ def _check(
         )
 
 
-def _stepper(contestant: Contestant, problem: Problem):  # type: ignore[no-untyped-def]
-    """A step for the clock. Weights count as changed, as after an optimiser's step, so that no
-    library may reuse what it has prepared from them."""
+def _stepper(contestant: Contestant, problem: Problem) -> Callable[[], None]:
+    """A step for the clock.
+
+    Weights count as changed, as after an optimiser's step, so that no library may reuse what it
+    has prepared from them.
+    """
 
     def step() -> None:
         torch.autograd.graph.increment_version(contestant.parameters)
@@ -271,7 +274,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _choices(allowed: dict[str, Any]):  # type: ignore[no-untyped-def]
+def _choices(allowed: Mapping[str, object]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         chosen = text.split(",")
         for name in chosen:

@@ -9,7 +9,6 @@ only what it needs, and `LoopLIF` leaves all but the spike itself to autograd. A
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +115,8 @@ class FusedLIF(nn.Module):
         self.neuron = neuron
 
     def forward(self, currents: Tensor) -> Tensor:
-        spikes: Tensor = _FusedNeuron.apply(currents, self.neuron)
+        """Spikes of all T steps."""
+        spikes: Tensor = _FusedNeuron.apply(currents, self.neuron)  # type: ignore[no-untyped-call]
         return spikes
 
 
@@ -143,11 +143,12 @@ class LoopLIF(nn.Module):
         self.neuron = neuron
 
     def forward(self, currents: Tensor) -> Tensor:
+        """Spikes of all T steps."""
         spikes = []
         state: Tensor | None = None
         for current in currents.unbind(0):
             u = current if state is None else state * self.neuron.decay + current
-            spike = _Spike.apply(u, self.neuron)
+            spike = _Spike.apply(u, self.neuron)  # type: ignore[no-untyped-call]
             spikes.append(spike)
             state = u * (1.0 - (spike.detach() if self.neuron.detach_reset else spike))
         return torch.stack(spikes)
@@ -156,16 +157,19 @@ class LoopLIF(nn.Module):
 class OverTime(nn.Module):
     """A layer for [N, ...] applied to [T, B, ...], T and B taken together."""
 
-    def __init__(self, layer: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        """[T, B, ...] to [T, B, ...]."""
+        result: Tensor = self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return result
 
 
 class MeanOverTime(nn.Module):
-    """Firing rates: [T, B, N] to [B, N]."""
+    """The readout: mean of spikes or of currents over T."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[T, B, N] to [B, N]."""
         return x.mean(0)

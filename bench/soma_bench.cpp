@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "h2learn/soma.hpp"
@@ -18,13 +19,29 @@ using namespace h2learn;
 constexpr std::int64_t steps = 8;
 constexpr std::int64_t batch = 4;
 
+/// Memory as torch hands it out: aligned to 64 bytes.
+template <typename T>
+struct Aligned {
+  using value_type = T;
+  static constexpr std::align_val_t alignment{64};
+  Aligned() = default;
+  template <typename U>
+  explicit Aligned(const Aligned<U>&) {}
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), alignment));
+  }
+  void deallocate(T* memory, std::size_t) { ::operator delete(memory, alignment); }
+  bool operator==(const Aligned&) const { return true; }
+};
+using Floats = std::vector<float, Aligned<float>>;
+
 /// Tensors of one layer with currents that make about one neuron in six fire.
 struct Layer {
   SomaOptions options;
   SomaShape shape;
-  std::vector<float> currents;
-  std::vector<float> membrane;
-  std::vector<float> gradients;
+  Floats currents;
+  Floats membrane;
+  Floats gradients;
   std::vector<std::uint64_t> spikes;
   std::vector<std::uint64_t> mask;
 

@@ -13,8 +13,10 @@ falls on the threshold (1, no multiple of three), where `>` and `>=` differ.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +28,6 @@ DECAY = 0.5
 THRESHOLD = 1.0
 FIRING_RATE = 0.15
 
-SurrogateName = Literal["rect", "triangle", "atan"]
 SURROGATE_WIDTHS: dict[str, float] = {"rect": 0.5, "triangle": 1.0, "atan": 1.0 / math.pi}
 
 # A float32 significand: integers up to 2**24 are exact.
@@ -72,7 +73,8 @@ class Workload:
         batch: B.
         input_kind: ``spikes`` and ``events`` are zeros and ones (density `density`); ``analog`` is
             one image of 8-bit values in [0, 1), shown at every timestep.
-        density: share of ones in the input.
+        density: share of ones in a binary input.
+        classes: labels, and output neurons.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Workload:
     steps: int
     batch: int
     input_kind: Literal["spikes", "events", "analog"]
-    density: float = 1.0
+    density: float
     classes: int = 10
 
     @property
@@ -102,14 +104,14 @@ class Workload:
         return f"{self.notation} on {shape} ({kind}), T {self.steps}, B {self.batch}"
 
 
+_CIFAR10NET = "128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-10"
+
 WORKLOADS: dict[str, Workload] = {
     w.name: w
     for w in (
         Workload("a", "512-10", 0, (784,), 8, 128, "spikes", 0.15),
         Workload("b", "16C5-AP2-32C5-AP2-10", 0, (2, 34, 34), 16, 16, "events", 0.10),
-        Workload(
-            "c", "128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-10", 1, (3, 32, 32), 8, 8, "analog"
-        ),
+        Workload("c", _CIFAR10NET, 1, (3, 32, 32), 8, 8, "analog", 1.0),
     )
 }
 
@@ -143,7 +145,7 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
     fraction_bits = 0 if workload.binary_input else 8  # of the input's values
     for layer in workload.layers:
         if isinstance(layer, Pool):
-            activity = over_time(activity, lambda x, size=layer.size: F.avg_pool2d(x, size))
+            activity = over_time(activity, functools.partial(F.avg_pool2d, kernel_size=layer.size))
             fraction_bits += 2 * (layer.size - 1).bit_length()
             continue
         weight = _draw_weight(layer, activity.shape[2:], generator)
@@ -156,9 +158,10 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
     return Problem(workload, inputs, labels, weights, rates)
 
 
-def over_time(x: Tensor, function) -> Tensor:  # type: ignore[no-untyped-def]
+def over_time(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Applies a function of [N, ...] to [T, B, ...], T and B taken together."""
-    return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    result: Tensor = function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return result
 
 
 def synapse(layer: Conv | Dense, weight: Tensor, x: Tensor) -> Tensor:

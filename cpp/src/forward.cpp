@@ -2,37 +2,75 @@
 
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
+#include "synapse_plan.hpp"
 
 namespace h2learn {
+namespace {
+
+void require_weights(const Geometry& geometry, const float* weight, const float* bias) {
+  require_array("weight", weight, geometry.weights());
+  require_finite("bias", bias, geometry.out_channels);
+}
+
+}  // namespace
 
 void forward(const Geometry& geometry, const PackedView& spikes, float scale, const float* weight,
              const float* bias, float* currents, Kernel kernel, LutShape lut) {
   geometry.validate();
   require_spikes(geometry, spikes);
   require_lut(lut);
-  require_array("weight", weight, geometry.weights());
   require_array("currents", currents, spikes.rows * geometry.out_features());
   require_finite("scale", scale);
-  require_finite("weight", weight, geometry.weights());
-  require_finite("bias", bias, geometry.out_channels);
-  if (kernel == Kernel::lut) {
-    reference::forward_lut(geometry, spikes, scale, weight, bias, currents, lut);
-  } else {
-    reference::forward(geometry, spikes, scale, weight, bias, currents);
+  require_weights(geometry, weight, bias);
+  if (active_target() == Target::scalar) {
+    require_finite("weight", weight, geometry.weights());
+    if (kernel == Kernel::lut) {
+      reference::forward_lut(geometry, spikes, scale, weight, bias, currents, lut);
+    } else {
+      reference::forward(geometry, spikes, scale, weight, bias, currents);
+    }
+    return;
   }
+  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const GatherPlan plan = GatherPlan::windows(geometry);
+  GatherProduct product = {};
+  product.method = method_of(kernel, true);
+  product.tables = {lut.inputs, lut.rows};
+  product.panels = pack_weights(
+      kernels, geometry, product.method == Method::tables ? PackFor::tables : PackFor::forward,
+      weight);
+  product.rows = plan.of_spikes(spikes);
+  product.columns = geometry.outputs_per_group();
+  product.scale = scale;
+  product.bias = bias;
+  product.out = currents;
+  if (spikes.rows > 0) kernels.gather_product(product);
 }
 
 void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
-             const float* weight, const float* bias, float* currents, Kernel) {
+             const float* weight, const float* bias, float* currents, Kernel kernel) {
   geometry.validate();
   require_images("images", images);
   require_array("inputs", inputs, images * geometry.in_features());
-  require_array("weight", weight, geometry.weights());
   require_array("currents", currents, images * geometry.out_features());
   require_finite("inputs", inputs, images * geometry.in_features());
-  require_finite("weight", weight, geometry.weights());
-  require_finite("bias", bias, geometry.out_channels);
-  reference::forward(geometry, inputs, images, weight, bias, currents);
+  require_weights(geometry, weight, bias);
+  if (active_target() == Target::scalar) {
+    require_finite("weight", weight, geometry.weights());
+    reference::forward(geometry, inputs, images, weight, bias, currents);
+    return;
+  }
+  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const GatherPlan plan = GatherPlan::windows(geometry);
+  GatherProduct product = {};
+  product.method = method_of(kernel, false);
+  product.panels = pack_weights(kernels, geometry, PackFor::forward, weight);
+  product.rows = plan.of_values(inputs, images);
+  product.columns = geometry.outputs_per_group();
+  product.scale = 1;
+  product.bias = bias;
+  product.out = currents;
+  if (images > 0) kernels.gather_product(product);
 }
 
 }  // namespace h2learn

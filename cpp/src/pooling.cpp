@@ -5,10 +5,19 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/pooling.hpp"
 #include "reference/pooling.hpp"
 
 namespace h2learn {
 namespace {
+
+/// The kernels of the target in use; the scalar ones are the reference itself.
+const PoolingKernels& kernels() {
+  static constexpr PoolingKernels scalar = {&reference::count_pool, &reference::max_pool,
+                                            &reference::average_pool_backward,
+                                            &reference::max_pool_backward};
+  return active_target() == Target::scalar ? scalar : detail::pick_pooling();
+}
 
 /// Sizes stay below 2^31 an image and windows below 2^24 elements: a count is exact in float32.
 constexpr std::int64_t most_features = (std::int64_t{1} << 31) - 1;
@@ -57,26 +66,27 @@ void PoolGeometry::validate() const {
 void count_pool(const PoolGeometry& geometry, const PackedView& spikes, std::uint64_t* out) {
   geometry.validate();
   require_spikes(geometry, spikes);
-  reference::count_pool(geometry, spikes, out);
+  kernels().count_pool(geometry, spikes, out);
 }
 
 void max_pool(const PoolGeometry& geometry, const PackedView& spikes, std::uint64_t* out) {
   geometry.validate();
   require_spikes(geometry, spikes);
-  reference::max_pool(geometry, spikes, out);
+  kernels().max_pool(geometry, spikes, out);
 }
 
 void average_pool_backward(const PoolGeometry& geometry, const float* grad_outputs,
                            std::int64_t rows, float* grad_inputs) {
   geometry.validate();
-  reference::average_pool_backward(geometry, grad_outputs, rows, grad_inputs);
+  require_between("rows", rows, 0, most_features);
+  kernels().average_pool_backward(geometry, grad_outputs, rows, grad_inputs);
 }
 
 void max_pool_backward(const PoolGeometry& geometry, const PackedView& spikes,
                        const float* grad_outputs, float* grad_inputs) {
   geometry.validate();
   require_spikes(geometry, spikes);
-  reference::max_pool_backward(geometry, spikes, grad_outputs, grad_inputs);
+  kernels().max_pool_backward(geometry, spikes, grad_outputs, grad_inputs);
 }
 
 }  // namespace h2learn

@@ -17,7 +17,8 @@ namespace h2learn {
 ///                 r = ((|v| - n * half_high) - n * half_low) * inverse_width
 ///                 e = 2^-n * sum_{k = 0..6} (-r)^k / k!,   0 where |v| * steepness >= 125
 ///   where half_high + half_low = width * log(2), the distance over which e halves, and n times
-///   half_high is exact. The error of phi stays below 1e-6 relative wherever it is a normal float.
+///   half_high is exact. The error of phi stays below 1e-6 of phi (for the triangle, of its peak)
+///   up to those 125 halvings and below 2^-125 of the peak past them.
 struct SomaPlan {
   SomaOptions options;
   SomaShape shape;

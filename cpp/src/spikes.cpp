@@ -1,13 +1,23 @@
 // The public operations on packed spikes: check the arguments, choose the instruction set.
 #include "h2learn/spikes.hpp"
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
+#include "kernels/spikes.hpp"
 #include "reference/spikes.hpp"
 
 namespace h2learn {
 namespace {
+
+/// The kernels of the target in use; the scalar ones are the reference itself.
+const SpikesKernels& kernels() {
+  static constexpr SpikesKernels scalar = {&reference::pack, &reference::unpack,
+                                           &reference::popcount, &reference::transpose_matrices,
+                                           &reference::transpose_bits};
+  return active_target() == Target::scalar ? scalar : detail::pick_spikes();
+}
 
 void require_between(const char* name, std::int64_t value, std::int64_t least,
                      std::int64_t most) {
@@ -34,7 +44,7 @@ std::int64_t pack(const float* dense, std::int64_t rows, std::int64_t features,
                   std::uint64_t* words) {
   require_between("rows", rows, 0, most_elements);
   require_between("features", features, 0, most_elements);
-  if (reference::pack(dense, rows, features, words)) return -1;
+  if (kernels().pack(dense, rows, features, words)) return -1;
   std::int64_t index = 0;
   while (dense[index] == 0.0F || dense[index] == 1.0F) ++index;
   return index;
@@ -42,20 +52,24 @@ std::int64_t pack(const float* dense, std::int64_t rows, std::int64_t features,
 
 void unpack(const PackedView& packed, float scale, float* dense) {
   validate(packed);
-  reference::unpack(packed, scale, dense);
+  if (!std::isfinite(scale)) {
+    throw std::invalid_argument("scale must be finite, got " + std::to_string(scale));
+  }
+  kernels().unpack(packed, scale, dense);
 }
 
 std::int64_t popcount(const PackedView& packed) {
   validate(packed);
-  return reference::popcount(packed.words, packed.planes * packed.rows * packed.words_per_row());
+  return kernels().popcount(packed.words, packed.planes * packed.rows * packed.words_per_row());
 }
 
 void popcount_rows(const PackedView& packed, std::int64_t* counts) {
   validate(packed);
+  const auto count = kernels().popcount;
   for (std::int64_t r = 0; r < packed.rows; ++r) {
     counts[r] = 0;
     for (std::int64_t p = 0; p < packed.planes; ++p) {
-      counts[r] += reference::popcount(packed.row(p, r), packed.words_per_row());
+      counts[r] += count(packed.row(p, r), packed.words_per_row());
     }
   }
 }
@@ -72,7 +86,7 @@ void transpose_features(const PackedView& packed, std::int64_t positions, std::i
   }
   const std::int64_t rows = to_positions ? channels : positions;
   const std::int64_t columns = to_positions ? positions : channels;
-  reference::transpose_matrices(packed.words, packed.planes * packed.rows, packed.words_per_row(),
+  kernels().transpose_matrices(packed.words, packed.planes * packed.rows, packed.words_per_row(),
                                 rows, columns, out);
 }
 
@@ -80,7 +94,7 @@ void transpose_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t c
                     std::uint64_t* out) {
   require_between("rows", rows, 0, most_elements);
   require_between("columns", columns, 0, most_elements);
-  reference::transpose_bits(bits, rows, columns, out);
+  kernels().transpose_bits(bits, rows, columns, out);
 }
 
 }  // namespace h2learn

@@ -205,11 +205,7 @@ class _Soma(torch.autograd.Function):
         features = tuple(currents.shape[lead:])
         steps = currents.shape[0] if lead == 2 else 1
         rows = channels_last(currents, lead)
-        rows = (
-            rows.view(steps, currents.shape[lead - 1], -1)
-            if rows.numel()
-            else rows.view(steps, currents.shape[lead - 1], math.prod(features))
-        )
+        rows = rows.view(steps, currents.shape[lead - 1], math.prod(features))
         want_grad = any(ctx.needs_input_grad[:4])
         want_decay = ctx.needs_input_grad[2]
         needs_membrane = surrogate != "rect" or (reset == "hard" and not detach_reset)
@@ -379,8 +375,14 @@ def _pooled(spikes: SpikeTensor, words: Tensor, scale: float, shape: list[int]) 
     mask = spikes.mask_rows()
     if mask is not None:
         # A pooled gradient is needed where that of any input of its window is.
-        mask = ops.max_pool(mask, shape).view(*spikes.lead, -1)
-    return SpikeTensor(words.view(words.shape[0], *spikes.lead, -1), features, scale, mask)
+        mask = _rowed(ops.max_pool(mask, shape), spikes.lead)
+    words = _rowed(words, (words.shape[0], *spikes.lead))
+    return SpikeTensor(words, features, scale, mask)
+
+
+def _rowed(words: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """Words [..., W] with the dimensions before W reshaped to `lead`; it may hold zeros."""
+    return words.view(*lead, words.shape[-1])
 
 
 def _pool_shape(spikes: SpikeTensor, kernel: tuple[int, int], stride: tuple[int, int]) -> list[int]:
@@ -414,8 +416,8 @@ class _Flatten(torch.autograd.Function):
         mask = spikes.mask_rows()
         if mask is not None:
             mask = ops.transpose_features(mask.unsqueeze(0), positions, channels, False)
-            mask = mask.view(*spikes.lead, -1)
-        words = words.view(spikes.planes, *spikes.lead, -1)
+            mask = _rowed(mask, spikes.lead)
+        words = _rowed(words, (spikes.planes, *spikes.lead))
         return SpikeTensor(words, (channels * positions,), spikes.scale, mask)
 
     @staticmethod

@@ -5,8 +5,9 @@
     adam.<parameter>.mean     first moment                              until a parameter has
     adam.<parameter>.square   second moment                             been updated)
 
-and as metadata `format`, `version`, `epoch` (finished epochs) and `model`, the hash of the model's
-description (`Trainer.model_hash`). A file is checked against the model at hand before a single weight is changed.
+and as metadata `format`, `version`, `epoch` (finished epochs) and `model`, the hash of the
+model's description (`Trainer.model_hash`). A file is checked against the model at hand before a
+single weight is changed.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def _adam_state(
     trained: Mapping[str, torch.nn.Parameter],
     limit: int,
 ) -> dict[int, dict[str, Tensor]]:
-    """torch's optimiser state, by the parameter's index."""
+    """The optimiser's state as torch has it, by the parameter's index."""
     state: dict[int, dict[str, Tensor]] = {}
     wanted: dict[str, Tensor] = {}
     for index, (name, parameter) in enumerate(trained.items()):

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output is gone; nothing may be flushed to it when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that went away
+        _say(f"error: {error}")
+        return 1
     return status if isinstance(status, int) else 0
 
 
@@ -80,23 +83,33 @@ def _root(
         print(context.get_help())
 
 
-# typer reads these at run time, and on Python 3.10 wants Optional spelled out.
-Text = Optional[str]  # noqa: UP045
-Whole = Optional[int]  # noqa: UP045
-Real = Optional[float]  # noqa: UP045
-Place = Optional[Path]  # noqa: UP045
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got {text!r}") from None
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, got {text!r}") from None
+
 
 DatasetOption = Annotated[
-    Text, typer.Option(help="digits (bundled, the default), mnist, nmnist, cifar10.", metavar="NAME")
+    str | None,
+    typer.Option(help="digits (the default), mnist, nmnist or cifar10.", metavar="NAME"),
 ]
 RootOption = Annotated[
-    Place, typer.Option(help="Folder with the files of the data set.", metavar="DIR")
+    Path | None, typer.Option(help="Folder with the files of the data set.", metavar="DIR")
 ]
 ThreadsOption = Annotated[
-    Whole, typer.Option(help="Threads to compute with; results do not depend on it.", metavar="N")
+    int | None,
+    typer.Option(help="Threads to compute with; results do not depend on it.", metavar="N"),
 ]
 JsonOption = Annotated[
-    Place, typer.Option("--json", help="Also write what is shown, as JSON.", metavar="FILE")
+    Path | None, typer.Option("--json", help="Also write what is shown, as JSON.", metavar="FILE")
 ]
 
 
@@ -105,40 +118,44 @@ def train(
     dataset: DatasetOption = None,
     root: RootOption = None,
     model: Annotated[
-        Text, typer.Option(help="mlp, lenet, cifar10net, or file.py:factory.", metavar="NAME")
+        str | None, typer.Option(help="mlp, lenet, cifar10net, or file.py:factory.", metavar="NAME")
     ] = None,
     timesteps: Annotated[
-        Whole, typer.Option(help="Timesteps that a sample lasts.", metavar="T")
+        int | None, typer.Option(parser=_whole, help="Timesteps that a sample lasts.", metavar="T")
     ] = None,
     epochs: Annotated[
-        Whole, typer.Option(help="Passes over the training data.", metavar="N")
+        int | None, typer.Option(parser=_whole, help="Passes over the training data.", metavar="N")
     ] = None,
     batch_size: Annotated[
-        Whole, typer.Option(help="Samples of one training step.", metavar="B")
+        int | None, typer.Option(parser=_whole, help="Samples of one training step.", metavar="B")
     ] = None,
     lr: Annotated[
-        Real, typer.Option(help="First learning rate of Adam; it decays to 0.", metavar="LR")
+        float | None,
+        typer.Option(help="First learning rate of Adam; it decays to 0.", metavar="LR"),
     ] = None,
     seed: Annotated[
-        Whole, typer.Option(help="Decides first weights and order; 0 by default.", metavar="S")
+        int | None,
+        typer.Option(
+            parser=_whole, help="Decides first weights and order; 0 by default.", metavar="S"
+        ),
     ] = None,
     threads: ThreadsOption = None,
     kernel: Annotated[
-        Text, typer.Option(help="auto (the default), event, dense or lut.", metavar="NAME")
+        str | None, typer.Option(help="auto (the default), event, dense or lut.", metavar="NAME")
     ] = None,
     accelerator: Annotated[
-        Text, typer.Option(help="Accelerator to emulate: none, so far.", metavar="NAME")
+        str | None, typer.Option(help="Accelerator to emulate: none, so far.", metavar="NAME")
     ] = None,
     out: Annotated[
-        Place, typer.Option(help="Run directory; runs/<dataset>-<model> by default.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Run directory; runs/<dataset>-<model> by default.", metavar="DIR"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Train a model and leave a run directory.
 
-    Options that are left out take the data set's defaults (h2learn info lists them). A run that
-    was interrupted continues with --resume, to the same weights as without the interruption.
+    Options left out take the data set's defaults: h2learn info lists them.
     """
     from h2learn import commands
 
@@ -163,11 +180,12 @@ def train(
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="What h2learn train left.", metavar="RUN_DIR")],
     dataset: Annotated[
-        Text, typer.Option(help="Another data set, of the same shape.", metavar="NAME")
+        str | None, typer.Option(help="Another data set, of the same shape.", metavar="NAME")
     ] = None,
     root: RootOption = None,
     model: Annotated[
-        Text, typer.Option(help="file.py:factory, if that is what the run trained.", metavar="NAME")
+        str | None,
+        typer.Option(help="file.py:factory, if that is what the run trained.", metavar="NAME"),
     ] = None,
     threads: ThreadsOption = None,
     json_file: JsonOption = None,

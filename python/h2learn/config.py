@@ -30,7 +30,7 @@ class Defaults:
 # The first model of a data set is its default; its row also serves models that have none.
 DEFAULTS: dict[str, dict[str, Defaults]] = {
     "digits": {
-        "mlp": Defaults(timesteps=8, epochs=30, batch_size=64, lr=2e-3),
+        "mlp": Defaults(timesteps=8, epochs=30, batch_size=64, lr=5e-3),
     },
     "mnist": {
         "mlp": Defaults(timesteps=8, epochs=15, batch_size=64, lr=1e-3),
@@ -120,7 +120,7 @@ def _explain(error: ValidationError, prefix: str) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if prefix == "--":
         name = name.replace("_", "-")
-    what = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    what = first["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
     value = first["input"]
     shown = f", got {value!r}" if isinstance(value, (str, int, float)) else ""
     return f"{prefix}{name} {what[0].lower()}{what[1:]}{shown}"

@@ -18,6 +18,7 @@ checked, sizes first, and refused with an `InputError` when it does not fit.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 LAYERS = "layers.json"
 SUMMARY = "summary.json"
+METRIC_NUMBERS = ("loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+"""Keys of a line of metrics that a summary is made of, or may be."""
 _CONFIG_BYTES = 1 << 20
 _METRICS_LINE_BYTES = 1 << 20
 
@@ -150,8 +153,9 @@ class Run:
         records = []
         for number, line in enumerate(lines, start=1):
             record = _parse(file, line.encode())
-            if record.get("epoch") != number:
-                raise InputError(f"{file}: line {number} must be of epoch {number}")
+            numbers = [record.get(key) for key in METRIC_NUMBERS]
+            if record.get("epoch") != number or not all(map(_is_finite_float, numbers)):
+                raise InputError(f"{file}: line {number} is not the metrics of epoch {number}")
             records.append((line, record))
         if len(records) < epochs:
             raise InputError(f"{file}: {len(records)} lines; the checkpoint has {epochs} epochs")
@@ -174,12 +178,15 @@ def check_free(path: Path) -> None:
     Raises:
         InputError: there is a run or anything else, or no permission to create it.
     """
-    if (path / CONFIG).exists():
-        raise InputError(f"--out {path} holds a run already; continue it with --resume")
-    if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"--out {path} is not empty, and nothing is overwritten; name another")
-    if os.path.lexists(path) and not path.is_dir():
-        raise InputError(f"--out {path} is a file; name a directory")
+    try:
+        if (path / CONFIG).exists():
+            raise InputError(f"--out {path} holds a run already; continue it with --resume")
+        if path.is_dir() and any(path.iterdir()):
+            raise InputError(f"--out {path} is not empty, and nothing is overwritten")
+        if os.path.lexists(path) and not path.is_dir():
+            raise InputError(f"--out {path} is a file; name a directory")
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be used: {error.strerror or error}") from error
     check_creatable(path, "--out")
 
 
@@ -195,6 +202,10 @@ def software() -> dict[str, str]:
 def to_json(content: Any) -> bytes:
     """JSON as we write it: indented, ending in a newline; NaN is an error."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _is_finite_float(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _parse(file: Path, text: bytes) -> Record:

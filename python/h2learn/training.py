@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -302,7 +303,9 @@ def evaluate(model: torch.nn.Module, data: Data, batch_size: int) -> Evaluation:
 
 def _describe(model: torch.nn.Module) -> str:
     state = [(name, str(t.dtype), tuple(t.shape)) for name, t in model.state_dict().items()]
-    return hashlib.sha256(f"{model!r}\n{state!r}".encode()).hexdigest()
+    # The address in "<function f at 0x7f...>" is another in every process.
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{model!r}\n{state!r}")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _seed_everything(seed: int, epoch: int) -> None:

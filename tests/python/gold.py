@@ -205,7 +205,7 @@ def batch_norm(
 
 def dropout(x: Tensor, keep: Tensor, p: float) -> Tensor:
     """`keep[B, ...]` of zeros and ones: one mask for every timestep."""
-    return x * keep / (1 - p)
+    return x * keep.to(x.dtype) / (1 - p)
 
 
 def readout(x: Tensor, mode: str = "membrane", decay: float = 0.25) -> Tensor:
@@ -257,14 +257,16 @@ class Twin:
     `parameters` holds the float64 leaves that gradients accumulate in, by name.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, dtype: torch.dtype = torch.float64) -> None:
         self.model = model
+        self.dtype = dtype
         self.parameters = {
-            name: value.detach().double().requires_grad_(value.requires_grad)
+            name: value.detach().to(dtype, copy=True).requires_grad_(value.requires_grad)
             for name, value in model.named_parameters()
         }
         self.names = {module: name for name, module in model.named_modules()}
         self.emitted: dict[str, Tensor] = {}
+        self.contributions: dict[str, float] = {}
         self._watched: dict[str, list] = {}
         self._handles: list = []
 
@@ -292,13 +294,37 @@ class Twin:
         state = torch.get_rng_state()
         keep = module.forward(torch.ones(args[0].shape))[0] != 0
         torch.set_rng_state(state)
-        self._watched.setdefault(self.names[module], []).append(keep.double())
+        self._watched.setdefault(self.names[module], []).append(keep)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Runs the twin; float64 inputs are taken as they are, so that they may need gradients."""
+        """Runs the twin. Gradients reach inputs that already have the twin's dtype."""
         calls = {name: iter(list(given)) for name, given in self._watched.items()}
-        inputs = inputs if inputs.dtype == torch.float64 else inputs.detach().double()
-        return self._run(self.model, inputs, calls)
+        return self._run(self.model, inputs.to(self.dtype), calls)
+
+    def in_float32(self) -> Twin:
+        """Plain PyTorch in single precision with the same decisions: the yardstick of rounding."""
+        single = Twin(self.model, torch.float32)
+        single._watched = self._watched
+        return single
+
+    def _one_a_neuron(self, name: str, value: Tensor, x: Tensor) -> Tensor:
+        """A learned scalar as a tensor over the neurons, to see what each adds to its gradient."""
+        spread = value.expand(x.shape[1:]).clone()
+        spread.register_hook(
+            lambda grad: self.contributions.update(
+                {name: self.contributions.get(name, 0.0) + grad.abs().sum().item()}
+            )
+        )
+        return spread
+
+    def error(self, name: str, gradient: Tensor) -> float:
+        """Relative norm error of a parameter's gradient. A learned scalar's is a sum over neurons
+        that may cancel to almost nothing: its error is relative to the sum of magnitudes."""
+        reference = self.parameters[name].grad
+        if name not in self.contributions:
+            return relative_error(gradient, reference)
+        difference = (gradient.double() - reference).abs().item()
+        return difference / self.contributions[name] if difference else 0.0
 
     def _run(self, module: torch.nn.Module, x: Tensor, calls: dict) -> Tensor:
         name, kind = self.names[module], type(module).__name__
@@ -310,6 +336,7 @@ class Twin:
         if kind == "Residual":
             return self._run(module.body, x, calls) + self._run(module.shortcut, x, calls)
         if hasattr(module, "surrogate"):
+            own = {key: self._one_a_neuron(f"{name}.{key}", value, x) for key, value in own.items()}
             options = options_of(module)
             decay = own.get("decay", options.decay)
             decay = torch.sigmoid(own["decay_logit"]) if "decay_logit" in own else decay
@@ -328,8 +355,8 @@ class Twin:
         if kind == "BatchNorm":
             statistics = {}
             if not module.training:
-                statistics["mean"] = module.running_mean.double()
-                statistics["variance"] = module.running_var.double()
+                statistics["mean"] = module.running_mean.to(x.dtype)
+                statistics["variance"] = module.running_var.to(x.dtype)
             return batch_norm(x, own.get("weight"), own.get("bias"), eps=module.eps, **statistics)
         if kind == "Dropout":
             return dropout(x, next(calls[name]), module.p) if name in calls else x
@@ -341,18 +368,33 @@ class Twin:
         return x
 
 
+class Errors(NamedTuple):
+    """Relative norm errors against float64, by the name of a parameter, and "scores"."""
+
+    library: dict[str, float]
+    """Of the model itself."""
+    plain: dict[str, float]
+    """Of plain PyTorch in float32, given the same spikes: what rounding alone does here."""
+
+
 def gradient_errors(
     model: torch.nn.Module, inputs: Tensor, loss: Callable[[Tensor], Tensor]
-) -> dict[str, float]:
-    """Relative norm errors of `model`'s scores and of every parameter's gradient against the
-    twin, given the same spikes. Asserts that spikes are the float32 contract's on the way."""
+) -> Errors:
+    """Errors of the scores and of every parameter's gradient, given the same spikes.
+
+    Asserts on the way that the model's spikes are those of the float32 contract."""
     model.zero_grad()
     with Twin(model) as twin:
         scores = model(inputs)
-    loss(scores).backward()
-    reference = twin(inputs)
-    loss(reference).backward()
-    errors = {"scores": relative_error(scores, reference)}
+    dense = inputs.detach() if type(inputs) is Tensor else inputs.to_dense()
+    single = twin.in_float32()
+    reference, plain = twin(dense), single(dense)
+    for result in (scores, reference, plain):
+        loss(result).backward()
+    errors = Errors({}, {})
+    for result, own in ((scores, errors.library), (plain, errors.plain)):
+        own["scores"] = relative_error(result, reference)
     for name, value in model.named_parameters():
-        errors[name] = relative_error(value.grad, twin.parameters[name].grad)
+        errors.library[name] = twin.error(name, value.grad)
+        errors.plain[name] = twin.error(name, single.parameters[name].grad)
     return errors

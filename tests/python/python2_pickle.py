@@ -21,16 +21,15 @@ def dumps(value: Any) -> bytes:
     return b"\x80\x02" + bytes(writer.out) + b"."
 
 
-def cifar_batch(images: np.ndarray, labels: list[int], **others: Any) -> bytes:
-    """A batch with all four entries that the real ones have; `others` replaces some."""
+def cifar_batch(images: np.ndarray, labels: list[int]) -> bytes:
+    """A batch with all four entries that the real ones have."""
     content = {
         b"batch_label": b"training batch 1 of 5",
         b"labels": labels,
         b"data": images,
         b"filenames": [b"image_s_%06d.png" % index for index in range(len(labels))],
     }
-    content.update({key.encode(): value for key, value in others.items()})
-    return dumps({key: value for key, value in content.items() if value is not None})
+    return dumps(content)
 
 
 class _Writer:

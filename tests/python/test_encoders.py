@@ -64,6 +64,18 @@ def test_rate_repeats_with_its_generator():
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_rate_at_the_edge_of_the_noise(monkeypatch):
+    """Noise may be exactly 0, once in 2^24 draws: even then an intensity of 0 is silent."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    assert rate(torch.tensor([0.0, 1e-6]), 2).tolist() == [[0.0, 1.0]] * 2
+
+
+def test_latency_does_not_round():
+    """The float32 next above 0.2 is a little earlier than timestep 8; 1 - x in float32 is not."""
+    x = torch.tensor([0.20000000298023224, 0.2 - 2e-8])
+    assert latency(x, 10).argmax(0).tolist() == [7, 8]
+
+
 @pytest.mark.parametrize(
     ("intensity", "step"), [(1.0, 0), (0.76, 0), (0.75, 1), (0.5, 2), (0.25, 3), (1e-7, 3)]
 )

@@ -50,10 +50,8 @@ def test_average(window, rate, seed):
     outputs = assert_gold(nn.AvgPool2d(kernel, stride), x)
     assert isinstance(outputs, SpikeTensor)
     assert outputs.planes == (kernel[0] * kernel[1]).bit_length()
-    # Fan-in 1 to check that the next layer reads the counts that the tensor shows.
-    assert torch.equal(outputs.to_dense(), nn.AvgPool2d(kernel, stride)(x.to_dense())) or (
-        kernel[0] * kernel[1] not in (1, 2, 4, 8, 16)
-    )
+    if kernel[0] * kernel[1] in (1, 2, 4, 8, 16):  # an average without rounding
+        assert torch.equal(outputs, nn.AvgPool2d(kernel, stride)(x.to_dense()))
 
 
 @given(windows(), RATES, st.integers(0, 2**16))

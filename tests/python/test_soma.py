@@ -69,7 +69,8 @@ def test_every_option(options, surrogate, learn):
 )
 def test_shapes_and_rates(steps, batch, features, scale, options, surrogate, decay, seed):
     neurons = layer(decay=decay, threshold=0.3, surrogate=surrogate, **options)
-    assert_gold(neurons, currents((steps, batch, *features), seed, scale))
+    # A lone neuron's few terms may cancel, which costs a digit.
+    assert_gold(neurons, currents((steps, batch, *features), seed, scale), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("value", [-1.0, 10.0])

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/lane_mask.hpp"
+#include "kernels/streaming.hpp"
 
 namespace h2learn::H2LEARN_TARGET {
 namespace {
@@ -88,6 +89,13 @@ H2LEARN_INLINE void prefetch(const float* values, std::int64_t index) {
   for (int i = 0; i < block; i += line) __builtin_prefetch(values + index + ahead * block + i);
 }
 
+/// Whether this block's rows of `to` can be streamed: whole, and aligned as the stores demand.
+H2LEARN_INLINE bool streams(const SomaPlan& plan, const Place& place, const float* to) {
+  const std::int64_t values = plan.shape.steps * place.state_step;
+  return values * static_cast<std::int64_t>(sizeof(float)) >= stream_from_bytes && place.neurons == block && place.state_step % lanes == 0 &&
+         aligned_for_streaming(to + place.state);
+}
+
 struct Forward {
   const float* currents;
   const float* initial;
@@ -112,11 +120,12 @@ bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) 
   Floats poison = {};
   for (int i = 0; i < vectors; ++i) poison += h[i] * zero;
 
+  const bool streaming = io.membrane != nullptr && streams(plan, place, io.membrane);
   Window incoming;
   Window outgoing;
   for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
     prefetch(io.currents, place.value(t));
-    if (io.membrane != nullptr) prefetch(io.membrane, place.value(t));
+    if (io.membrane != nullptr && !streaming) prefetch(io.membrane, place.value(t));
     const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
     float* const u_out = io.membrane == nullptr
                              ? nullptr
@@ -132,7 +141,7 @@ bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) 
       const LaneMask within = less(magnitude(u - threshold), width);
       spikes |= bits_of(spike) << (i * lanes);
       inside |= bits_of(within) << (i * lanes);
-      if (u_out != nullptr) store(u_out + i * lanes, u);
+      if (u_out != nullptr) put(u_out + i * lanes, u, streaming);
       h[i] = pick(spike, reset == Reset::hard ? zero : u - threshold, u);
     }
     io.spikes[place.bits(t)] = spikes;
@@ -150,11 +159,16 @@ bool forward(const SomaPlan& plan, const float* currents, const float* initial,
       plan.options.reset == Reset::hard ? &forward_block<Reset::hard> : &forward_block<Reset::soft>;
   const std::int64_t blocks = plan.shape.batch * plan.words;
   bool finite = true;
-#pragma omp parallel for schedule(static) if (blocks * block * plan.shape.steps >= parallel_from)
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    if (run(plan, io, i)) continue;
+#pragma omp parallel if (blocks * block * plan.shape.steps >= parallel_from)
+  {
+    bool all_finite = true;
+#pragma omp for schedule(static) nowait
+    for (std::int64_t i = 0; i < blocks; ++i) all_finite = run(plan, io, i) && all_finite;
+    if (!all_finite) {
 #pragma omp atomic write
-    finite = false;
+      finite = false;
+    }
+    finish_streaming();
   }
   return finite;
 }
@@ -268,30 +282,31 @@ H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
   return bits;
 }
 
-template <Surrogate surrogate, Reset reset, bool attached>
+template <Surrogate surrogate, Reset reset>
 void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
                     double* decay_sum, double* threshold_sum) noexcept {
   // With the mask at hand, this is all that the membrane itself is needed for.
-  constexpr bool needs_membrane =
-      surrogate != Surrogate::rect || (reset == Reset::hard && attached);
-  const bool reads_membrane = needs_membrane || g.mask == nullptr;
+  const bool reads_membrane = surrogate != Surrogate::rect || g.mask == nullptr ||
+                              (reset == Reset::hard && plan.attached);
   const bool wants_sums = decay_sum != nullptr || threshold_sum != nullptr;
   const Place place(plan, index);
   const Floats decay = broadcast(plan.options.decay);
   const Floats gain = broadcast(plan.gain);
   const Floats threshold = broadcast(plan.options.threshold);
   const Floats zero = {};
+  const LaneMask attached = lanes_of(plan.attached ? ~std::uint64_t{0} : 0);
   Floats carried[vectors] = {};
   if (g.grad_last != nullptr) read_state(carried, g.grad_last, place);
 
   Window incoming;
   Window membranes;
   Window outgoing;
+  const bool streaming = streams(plan, place, g.grad_currents);
   Sums sums;
   if (wants_sums) std::memset(&sums, 0, sizeof sums);
   for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
     prefetch(g.grad_spikes, place.value(t));
-    prefetch(g.grad_currents, place.value(t));
+    if (!streaming) prefetch(g.grad_currents, place.value(t));
     if (reads_membrane) prefetch(g.membrane, place.value(t));
     const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
     const float* u = nullptr;
@@ -306,11 +321,10 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
     for (int i = 0; i < vectors; ++i) {
       const LaneMask spike = lanes_of(spikes >> (i * lanes));
       Floats membrane = {};
-      if constexpr (needs_membrane) membrane = load(u + i * lanes);
-      Floats at_spike = load(grad_spikes + i * lanes);
-      if constexpr (attached) {
-        at_spike = at_spike - carried[i] * (reset == Reset::hard ? membrane : threshold);
-      }
+      if (reads_membrane) membrane = load(u + i * lanes);
+      const Floats through_reset = carried[i] * (reset == Reset::hard ? membrane : threshold);
+      const Floats at_spike =
+          load(grad_spikes + i * lanes) - pick(attached, through_reset, zero);
       Floats through_spike = bump<surrogate>(plan, membrane - threshold) * at_spike;
       if constexpr (is_compact(surrogate)) {
         through_spike = pick(lanes_of(inside >> (i * lanes)), through_spike, zero);
@@ -318,7 +332,7 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
       const Floats past_reset =
           reset == Reset::hard ? pick(spike, zero, carried[i]) : carried[i];
       const Floats grad_u = through_spike + past_reset;
-      store(grad_currents + i * lanes, gain * grad_u);
+      put(grad_currents + i * lanes, gain * grad_u, streaming);
       if (wants_sums) {
         store(sums.through_spike + i * lanes, through_spike);
         store(sums.reset_spike + i * lanes, pick(spike, carried[i], zero));
@@ -339,12 +353,8 @@ using BackwardBlock = void (*)(const SomaPlan&, const SomaGradients&, std::int64
 
 template <Surrogate surrogate>
 BackwardBlock choose(const SomaPlan& plan) {
-  if (plan.options.reset == Reset::hard) {
-    return plan.attached ? &backward_block<surrogate, Reset::hard, true>
-                         : &backward_block<surrogate, Reset::hard, false>;
-  }
-  return plan.attached ? &backward_block<surrogate, Reset::soft, true>
-                       : &backward_block<surrogate, Reset::soft, false>;
+  return plan.options.reset == Reset::hard ? &backward_block<surrogate, Reset::hard>
+                                           : &backward_block<surrogate, Reset::soft>;
 }
 
 BackwardBlock choose(const SomaPlan& plan) {
@@ -360,10 +370,14 @@ void backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
               double* threshold_sums) {
   const BackwardBlock run = choose(plan);
   const std::int64_t blocks = plan.shape.batch * plan.words;
-#pragma omp parallel for schedule(static) if (blocks * block * plan.shape.steps >= parallel_from)
-  for (std::int64_t i = 0; i < blocks; ++i) {
-    run(plan, g, i, decay_sums == nullptr ? nullptr : decay_sums + i,
-        threshold_sums == nullptr ? nullptr : threshold_sums + i);
+#pragma omp parallel if (blocks * block * plan.shape.steps >= parallel_from)
+  {
+#pragma omp for schedule(static) nowait
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      run(plan, g, i, decay_sums == nullptr ? nullptr : decay_sums + i,
+          threshold_sums == nullptr ? nullptr : threshold_sums + i);
+    }
+    finish_streaming();
   }
 }
 

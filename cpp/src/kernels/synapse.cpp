@@ -1,3 +1,13 @@
-#include "kernels/vec.hpp"
+// The table of synapse kernels for one instruction set.
+#include "kernels/synapse.hpp"
 
-namespace h2learn::H2LEARN_TARGET {}
+#include "kernels/synapse_outer.hpp"
+#include "kernels/synapse_pack.hpp"
+#include "kernels/synapse_product.hpp"
+
+namespace h2learn::H2LEARN_TARGET {
+
+extern const SynapseKernels synapse_kernels = {packed_size, pack_weights, gather_product,
+                                               outer_product, sum_positions};
+
+}  // namespace h2learn::H2LEARN_TARGET

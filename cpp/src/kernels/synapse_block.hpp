@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/synapse_lists.hpp"
+#include "kernels/synapse_panels.hpp"
 #include "kernels/vec.hpp"
 
 namespace h2learn {
@@ -21,9 +22,6 @@ struct Crossover {
 };
 constexpr Crossover crossover = {0.6F, 0.5F};
 
-/// Vectors in a panel's row, and so in the sums a kernel holds for one row.
-constexpr int panel_vectors = 2;
-constexpr std::int64_t panel_columns = panel_vectors * lanes;
 
 /// Rows of the dense kernel's tile of registers.
 constexpr int tile_rows = vector_bytes == 64 ? 14 : 6;

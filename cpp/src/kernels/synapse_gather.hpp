@@ -2,6 +2,7 @@
 // floats, cut into blocks of `sum_block` elements. For kernel sources only.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "h2learn/forward.hpp"
@@ -48,22 +49,25 @@ H2LEARN_INLINE void for_each_piece(const GatheredRows& from, std::int64_t positi
   }
 }
 
-/// Bits of elements [begin, begin + blocks * sum_block) of rows [first, first + count) of one
-/// plane and group, to bits[block][count][block_words].
+/// Bits of elements [begin, end) of rows [first, first + count) of one plane and group, to
+/// bits[block][count][row_words]: a row is cut into blocks of 64 * row_words bits. Bits of the
+/// last block that lie behind `end` are zeros.
 H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, std::int64_t group,
                                 std::int64_t first, std::int64_t count, std::int64_t begin,
-                                std::int64_t blocks, std::uint64_t* bits) {
-  for (std::int64_t i = 0; i < blocks * count * block_words; ++i) bits[i] = 0;
-  const std::int64_t end = least(begin + blocks * sum_block, from.length);
+                                std::int64_t end, std::int64_t row_words, std::uint64_t* bits) {
+  const std::int64_t blocks = blocks_of(end - begin, 64 * row_words);
+  for (std::int64_t i = 0; i < blocks * count * row_words; ++i) bits[i] = 0;
+  std::int64_t image = first / from.positions;
+  std::int64_t position = first % from.positions;
   for (std::int64_t r = 0; r < count; ++r) {
-    const std::int64_t image = (first + r) / from.positions;
     const std::uint64_t* const words =
         from.words + (plane * from.images + image) * from.words_per_image;
     const auto word_at = [&](std::int64_t target) {
       const std::int64_t word = target / 64;
-      return bits + (word / block_words * count + r) * block_words + word % block_words;
+      if (blocks == 1) return bits + r * row_words + word;
+      return bits + (word / row_words * count + r) * row_words + word % row_words;
     };
-    for_each_piece(from, (first + r) % from.positions, begin, end,
+    for_each_piece(from, position, begin, end,
                    [&](std::int64_t source, std::int64_t target, std::int64_t length) {
       source += group * from.group_stride;
       if ((source | target) % 64 == 0) {
@@ -79,6 +83,10 @@ H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, st
         length -= piece;
       }
     });
+    if (++position == from.positions) {
+      position = 0;
+      ++image;
+    }
   }
 }
 
@@ -88,18 +96,24 @@ H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, 
                                   std::int64_t count, std::int64_t begin, float* values) {
   const std::int64_t end = least(begin + sum_block, from.length);
   const std::int64_t padded = round_up(end - begin, lanes);
+  std::int64_t image = first / from.positions;
+  std::int64_t position = first % from.positions;
   for (std::int64_t r = 0; r < count; ++r, values += sum_block) {
-    const float* const image =
-        from.values + (first + r) / from.positions * from.image_stride + group * from.group_stride;
+    const float* const features =
+        from.values + image * from.image_stride + group * from.group_stride;
     std::int64_t done = 0;
-    for_each_piece(from, (first + r) % from.positions, begin, end,
+    for_each_piece(from, position, begin, end,
                    [&](std::int64_t source, std::int64_t target, std::int64_t length) {
       for (; done < target; ++done) values[done] = 0;
-      __builtin_memcpy(values + done, image + source,
+      __builtin_memcpy(values + done, features + source,
                        static_cast<std::size_t>(length) * sizeof(float));
       done += length;
     });
     for (; done < padded; ++done) values[done] = 0;
+    if (++position == from.positions) {
+      position = 0;
+      ++image;
+    }
   }
 }
 

@@ -82,28 +82,53 @@ inline void sort_rows(const std::int32_t* counts, std::int64_t rows, std::int32_
   }
 }
 
-/// Appends the offsets of one row's set bits. May write up to list_slack entries too many.
-H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::uint16_t* offsets) {
-  for (std::int64_t w = 0; w < block_words; ++w) {
-    std::uint64_t word = words[w];
-    const std::int64_t base = w * 64;
-#if defined(__AVX512F__)
-    // Beyond a few bits, sixteen candidates at a time cost less than one branch a bit.
-    if (popcount(word) > 4) {
-      for (int piece = 0; piece < 64; piece += 16) {
-        const auto mask = static_cast<__mmask16>(word >> piece);
-        const Ints candidates =
-            (lane_numbers() + static_cast<std::int32_t>(base + piece)) * vector_bytes;
-        const __m512i set =
-            _mm512_maskz_compress_epi32(mask, reinterpret_cast<__m512i>(candidates));
-        _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets), _mm512_cvtepi32_epi16(set));
-        offsets += __builtin_popcount(mask);
-      }
-      continue;
+/// Eight offsets at once: those of the set bits of every byte, ascending, zeros behind.
+typedef std::uint16_t Offsets __attribute__((vector_size(16)));
+typedef std::uint16_t UnalignedOffsets
+    __attribute__((vector_size(16), aligned(2), may_alias));
+
+struct ByteTable {
+  Offsets of_byte[256];
+};
+
+constexpr ByteTable make_byte_table() {
+  ByteTable table = {};
+  for (int byte = 0; byte < 256; ++byte) {
+    std::uint16_t offsets[8] = {};
+    int count = 0;
+    for (int bit = 0; bit < 8; ++bit) {
+      if ((byte >> bit & 1) != 0) offsets[count++] = static_cast<std::uint16_t>(bit * vector_bytes);
     }
-#endif
-    for (; word != 0; word &= word - 1) {
-      *offsets++ = static_cast<std::uint16_t>((base + __builtin_ctzll(word)) * vector_bytes);
+    table.of_byte[byte] = Offsets{offsets[0], offsets[1], offsets[2], offsets[3],
+                                  offsets[4], offsets[5], offsets[6], offsets[7]};
+  }
+  return table;
+}
+
+constexpr ByteTable byte_table = make_byte_table();
+
+/// Up to so many set bits in a block, a branch for each costs less than a look-up for each byte.
+constexpr std::int32_t few_bits = 16;
+
+/// Appends the offsets of one row's `count` set bits. May write up to list_slack too many.
+H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int32_t count,
+                              std::uint16_t* offsets) {
+  if (count <= few_bits) {
+    for (std::int64_t w = 0; w < block_words; ++w) {
+      for (std::uint64_t word = words[w]; word != 0; word &= word - 1) {
+        *offsets++ = static_cast<std::uint16_t>((w * 64 + __builtin_ctzll(word)) * vector_bytes);
+      }
+    }
+    return;
+  }
+  Offsets base = {};
+  for (std::int64_t w = 0; w < block_words; ++w) {
+    H2LEARN_UNROLL
+    for (int shift = 0; shift < 64; shift += 8) {
+      const std::uint64_t byte = words[w] >> shift & 0xFF;
+      *reinterpret_cast<UnalignedOffsets*>(offsets) = byte_table.of_byte[byte] + base;
+      offsets += popcount(byte);
+      base += static_cast<std::uint16_t>(8 * vector_bytes);
     }
   }
 }
@@ -117,7 +142,8 @@ H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint1
     const __mmask16 mask = _mm512_cmp_ps_mask(candidates, _mm512_setzero_ps(), _CMP_NEQ_UQ);
     const Ints numbers = (lane_numbers() + static_cast<std::int32_t>(k)) * vector_bytes;
     const __m512i set = _mm512_maskz_compress_epi32(mask, reinterpret_cast<__m512i>(numbers));
-    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets), _mm512_cvtepi32_epi16(set));
+    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets),
+                        _mm512_maskz_cvtepi32_epi16(0xFFFF, set));
     store(values, _mm512_maskz_compress_ps(mask, candidates));
     const int count = __builtin_popcount(mask);
     offsets += count;
@@ -153,7 +179,7 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
       const bool real = g * group_rows + i <= last;
       const std::int32_t row = real ? lists.order[g * group_rows + i] : -1;
       group.row[i] = row;
-      if (real && bits != nullptr) list_bits(bits + row * block_words, lists.offsets + next);
+      if (real && bits != nullptr) list_bits(bits + row * block_words, lists.counts[row], lists.offsets + next);
       if (real && bits == nullptr) {
         list_values(values + row * sum_block, depth, lists.offsets + next, lists.values + next);
       }

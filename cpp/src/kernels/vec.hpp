@@ -51,14 +51,18 @@ H2LEARN_INLINE void store(float* to, Floats value) {
   *reinterpret_cast<UnalignedFloats*>(to) = value;
 }
 
-/// The first `count` floats from memory, zeros behind them.
+/// The first `count` floats from memory, zeros behind them; reads no others.
 H2LEARN_INLINE Floats load_first(const float* from, std::int64_t count) {
   if (count >= lanes) return load(from);
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), from);
+#else
   Floats value = {};
   for (int i = 0; i < lanes; ++i) {
     if (i < count) value[i] = from[i];
   }
   return value;
+#endif
 }
 
 /// Writes the first `count` lanes only.
@@ -67,9 +71,13 @@ H2LEARN_INLINE void store_first(float* to, Floats value, std::int64_t count) {
     store(to, value);
     return;
   }
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1U << count) - 1), value);
+#else
   for (int i = 0; i < lanes; ++i) {
     if (i < count) to[i] = value[i];
   }
+#endif
 }
 
 /// Every lane the same value.

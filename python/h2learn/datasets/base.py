@@ -88,20 +88,19 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]], ABC):
 
     @abstractmethod
     def _read(self, indices: Tensor) -> Tensor:
-        """Samples at `indices` (int64 `[B]`, in range): `[B, C, H, W]` or `[T, B, C, H, W]`."""
+        """Samples at `indices` (int64 `[B]`, from -N to N - 1): `[B, ...]` or `[T, B, ...]`."""
 
     def _checked(self, indices: Indices) -> Tensor:
         chosen = torch.as_tensor(indices)
-        if chosen.numel() == 0:
-            chosen = chosen.to(torch.int64)
-        if chosen.dim() != 1 or chosen.is_floating_point() or chosen.dtype == torch.bool:
-            raise TypeError(
-                f"indices must be integers [B], got {chosen.dtype} {list(chosen.shape)}"
-            )
+        kind = chosen.dtype
+        is_integer = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+        if chosen.dim() != 1 or not (is_integer or chosen.numel() == 0):
+            raise TypeError(f"indices must be integers [B], got {kind} {list(chosen.shape)}")
+        chosen = chosen.to(torch.int64)  # torch takes bytes for a mask, not for indices
         wrong = (chosen < -len(self)) | (chosen >= len(self))
         if wrong.any():
             raise IndexError(f"index {int(chosen[wrong][0])} in a dataset of {len(self)} samples")
-        return torch.where(chosen < 0, chosen + len(self), chosen).to(torch.int64)
+        return chosen
 
 
 class ImageDataset(Dataset):

@@ -140,8 +140,6 @@ def _read_python(path: Path) -> _Batch:
             f"data of shape {'x'.join(map(str, images.shape))} and {len(labels)} labels",
             f"{IMAGE_BYTES} bytes a label",
         )
-    if not labels:
-        raise bad_file(path, "no image", "at least one")
     for label in labels:
         if type(label) is not int or not 0 <= label < len(CLASSES):
             found = label if type(label) is int else f"of type {type(label).__name__}"

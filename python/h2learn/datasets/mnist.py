@@ -58,10 +58,10 @@ class Mnist(ImageDataset):
 
 
 def _find(folder: Path, name: str) -> Path:
-    expected = f"{name} or {name}.gz in it"
+    expected = f"it or {name}.gz, here or in MNIST/raw"
     with reading(folder, expected):
         for place in (folder, folder / "MNIST" / "raw"):
             for path in (place / name, place / f"{name}.gz"):
                 if path.exists():
                     return path
-    raise bad_file(folder, "neither of its MNIST files", expected)
+    raise bad_file(folder, f"no {name}", expected)

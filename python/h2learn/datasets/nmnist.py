@@ -75,7 +75,7 @@ class NMnist(Dataset):
         self._packed: list[npt.NDArray[np.uint8] | None] = [None] * len(self.paths)
 
     def preload(self) -> None:
-        """Reads every recording, about 0.3 ms each."""
+        """Reads every recording that has not been read yet; counts are only checked, not kept."""
         read = self._packed_frames if self.values == "binary" else self._frames
         for index in range(len(self)):
             read(index)

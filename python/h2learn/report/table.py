@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from h2learn.counters import LayerCounts
 
 Row = dict[str, Any]
+ALL = "all layers"
+NONE = "-"
 
 PASSES = {"forward": "forward", "backward": "backward", "update": "weight_update"}
 """Prefix of the counters' fields, and of the keys in a row."""
@@ -44,9 +46,9 @@ def layer_rows(layers: Mapping[str, LayerCounts]) -> list[Row]:
         row = rows[-1]
         if is_synapse:
             for field, key in PASSES.items():
-                done, offered = getattr(counts, f"{field}_done"), getattr(counts, f"{field}_offered")
+                done = getattr(counts, f"{field}_done")
                 row[f"{key}_operations_done"] += done
-                row[f"{key}_operations_skipped"] += offered - done
+                row[f"{key}_operations_skipped"] += getattr(counts, f"{field}_offered") - done
         else:
             row |= {
                 "neurons": name,
@@ -72,7 +74,7 @@ def _empty_row(name: str, kind: str) -> Row:
 
 def total_row(rows: Sequence[Row]) -> Row:
     """The sums over all layers, rates over all neurons; same keys."""
-    total = _empty_row("all layers", "")
+    total = _empty_row(ALL, "")
     for key, value in total.items():
         if isinstance(value, int):
             total[key] = sum(row[key] for row in rows)
@@ -86,51 +88,48 @@ def total_row(rows: Sequence[Row]) -> Row:
 def layer_tables(rows: Sequence[Row], step: str) -> tuple[Table, Table]:
     """Activity and memory, and synaptic operations; `step` says what was counted."""
     activity = _table(
-        f"Spikes, gradients and memory of one training step ({step})",
-        "layer", "spikes", "firing\nrate", "zero\ngradients", "saved for\nbackward",
-        "dense\nfloat32", "times\nsmaller",
+        f"One training step ({step}): spikes, zero gradients, memory",
+        *(f"\n{name}" for name in ("layer", "spikes")),
+        "firing\nrate", "zero\ngradients", "saved for\nbackward", "in dense\nfloat32",
+        "times\nsmaller",
     )  # fmt: skip
     operations = _table(
-        f"Synaptic operations of one training step ({step})",
-        "layer", "forward\ndone", "\nskipped", "backward\ndone", "\nskipped",
-        "weight\nupdate done", "\nskipped",
+        f"One training step ({step}): synaptic operations",
+        "\nlayer", "\ndone", "forward\nskipped", "\ndone", "backward\nskipped", "\ndone",
+        "update\nskipped",
     )  # fmt: skip
     for row in [*rows, total_row(rows)]:
-        if row["name"] == "all layers":
+        if row["name"] == ALL:
             activity.add_section()
             operations.add_section()
-        label = row["name"] if row["neurons"] is None else f"{row['name']} + {row['neurons']}"
-        fires = row["firing_rate"] is not None
+        label = row["name"] if row["neurons"] is None else f"{row['name']}, {row['neurons']}"
+        fires, learns = row["neuron_steps"] > 0, row["gradients"] > 0
         activity.add_row(
             label,
-            amount(row["spikes"]) if fires else "-",
-            percent(row["firing_rate"]) if fires else "-",
-            percent(row["zero_gradient_share"]) if row["gradients"] else "-",
+            amount(row["spikes"]) if fires else NONE,
+            percent(row["firing_rate"]) if fires else NONE,
+            percent(row["zero_gradient_share"]) if learns else NONE,
             byte_size(row["saved_bytes"]),
             byte_size(row["dense_bytes"]),
-            _times(row["dense_bytes"], row["saved_bytes"]),
+            f"{row['dense_bytes'] / row['saved_bytes']:.1f}" if row["saved_bytes"] else NONE,
         )
         cells = []
         for key in PASSES.values():
             done, skipped = row[f"{key}_operations_done"], row[f"{key}_operations_skipped"]
-            cells += [amount(done), _skipped(done, skipped)]
+            cells += [amount(done), _skipped(done, skipped)] if done + skipped else [NONE, NONE]
         operations.add_row(label, *cells)
     return activity, operations
 
 
-def _table(title: str, first: str, *numbers: str) -> Table:
+def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column(first, overflow="fold", vertical="bottom")
+    table.pad_edge = False
+    layer, *numbers = columns
+    table.add_column(layer, overflow="fold", min_width=8)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
 def _skipped(done: int, skipped: int) -> str:
-    if done + skipped == 0:
-        return "-"
-    return f"{amount(skipped)} {percent(skipped / (done + skipped), decimals=0)}"
-
-
-def _times(dense: int, saved: int) -> str:
-    return f"{dense / saved:.1f}" if saved else "-"
+    return f"{amount(skipped)} {100 * skipped // (done + skipped):3d}%"

@@ -1,0 +1,292 @@
+// The weight update: the transpose of the gathered rows times the gradients, in the order of
+// summation.hpp.
+//
+// A task is one stretch of positions, a chunk of fan-in and a chunk of columns. Block after block
+// of positions is gathered and transposed, so that a row holds one input's bits at `sum_block`
+// positions, and multiplied with panels of the block's gradients. Stretches are summed apart, so
+// a layer with few weights is shared out by stretches and one with many by weights; the sums of
+// the stretches are then added in order.
+#include "kernels/synapse_outer.hpp"
+
+#include <omp.h>
+
+#include "kernels/synapse_outer_rows.hpp"
+#include "kernels/synapse_pack.hpp"
+#include "kernels/synapse_tables.hpp"
+#include "kernels/synapse_workspace.hpp"
+#include "scratch.hpp"
+#include "summation.hpp"
+
+namespace h2learn {
+namespace {
+
+/// Fan-in and columns of a task at most: their sums (512 x 256 floats on AVX-512) fill half of
+/// the second-level cache, and each packed panel of gradients is used by many rows.
+constexpr std::int64_t bit_terms = 512;
+constexpr std::int64_t value_terms = sum_block;
+constexpr std::int64_t task_columns = 8 * panel_columns;
+
+/// Tasks a thread should find, so that it does not wait long for the others.
+constexpr std::int64_t tasks_per_thread = 4;
+
+/// How a product is cut. Sums are [group][fan-in][padded columns].
+struct Cut {
+  std::int64_t positions;   ///< of all images
+  std::int64_t stretches;
+  std::int64_t terms;       ///< fan-in of a task, a multiple of 64
+  std::int64_t term_chunks;
+  std::int64_t columns;     ///< of a task, a multiple of panel_columns
+  std::int64_t column_chunks;
+  std::int64_t padded;      ///< columns of a group, whole vectors
+  std::int64_t sums;        ///< floats of all sums
+
+  std::int64_t tasks(const OuterProduct& product) const {
+    return product.rows.groups * term_chunks * column_chunks;
+  }
+};
+
+Cut cut(const OuterProduct& product, std::int64_t threads) {
+  Cut result = {};
+  const std::int64_t length = product.rows.length;
+  result.positions = product.rows.images * product.rows.positions;
+  result.padded = round_up(product.columns, lanes);
+  result.sums = product.rows.groups * length * result.padded;
+  // The table engine's accumulator runs through all positions.
+  result.stretches = product.method == Method::tables
+                         ? 1
+                         : blocks_of(result.positions, stretch_positions);
+  result.columns = least(task_columns, round_up(result.padded, panel_columns));
+  result.column_chunks = blocks_of(result.padded, result.columns);
+  // Where stretches and columns leave threads without work, fan-in is cut finer.
+  const std::int64_t others = product.rows.groups * result.column_chunks * result.stretches;
+  const std::int64_t most_terms = product.rows.values != nullptr ? value_terms : bit_terms;
+  const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
+  const std::int64_t chunks = least(most(blocks_of(length, most_terms), wanted),
+                                    blocks_of(length, 64));
+  result.terms = round_up(blocks_of(length, chunks), 64);
+  if (product.rows.values != nullptr) result.terms = value_terms;
+  result.term_chunks = blocks_of(length, result.terms);
+  return result;
+}
+
+/// What one task computes.
+struct Task {
+  std::int64_t first_position;
+  std::int64_t positions;
+  std::int64_t group;
+  std::int64_t first_term;
+  std::int64_t terms;
+  std::int64_t first_column;
+  std::int64_t columns;  ///< padded to whole vectors
+};
+
+struct OuterMemory {
+  TransposedRows transposed;
+  PreparedRows prepared;
+  float* panel;  ///< [sum_block + 1][panel_columns] gradients
+  TableScratch tables;
+};
+
+OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver) {
+  OuterMemory memory = {};
+  const bool floats = product.rows.values != nullptr;
+  if (product.method == Method::tables) {
+    const std::int64_t tile = least(product.tables.inputs * product.tables.rows, shape.positions);
+    memory.transposed = carve_transposed(carver, false, shape.terms, tile);
+    memory.tables.index =
+        carver.take<std::uint16_t>(shape.terms * blocks_of(tile, product.tables.inputs));
+    memory.tables.table = carver.take<float>((std::int64_t{1} << product.tables.inputs) *
+                                             panel_columns);
+    memory.tables.levels = carver.take<float>(max_tree_levels * shape.terms * panel_columns);
+    return memory;
+  }
+  memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
+  memory.prepared = carve_rows(carver, shape.terms, floats, product.method);
+  memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
+  return memory;
+}
+
+/// Copies `columns` of the gradients of `depth` positions and appends the row of zeros.
+template <int vectors>
+void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
+                    std::int64_t columns, float* panel) {
+  for (std::int64_t m = 0; m < depth; ++m) {
+    H2LEARN_UNROLL
+    for (int v = 0; v < vectors; ++v) {
+      const std::int64_t left = columns - v * lanes;
+      store(panel + (m * vectors + v) * lanes,
+            left > 0 ? load_first(from + m * stride + v * lanes, left) : Floats{});
+    }
+  }
+  H2LEARN_UNROLL
+  for (int v = 0; v < vectors; ++v) store(panel + (depth * vectors + v) * lanes, Floats{});
+}
+
+template <int vectors>
+void add_gradients(const float* from, std::int64_t stride, std::int64_t columns, bool floats,
+                   OuterMemory& memory, float* sums, std::int64_t sums_stride, bool first) {
+  pack_gradients<vectors>(from, stride, memory.prepared.depth, columns, memory.panel);
+  add_panel<vectors>(memory.prepared, floats, memory.panel, sums, sums_stride, first);
+}
+
+/// sums[terms][padded] = the sums of one task, from `sums` of its first term and column.
+void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
+                 std::int64_t plane, OuterMemory& memory, float* sums) {
+  const bool floats = product.rows.values != nullptr;
+  const std::int64_t stride = product.rows.groups * product.columns;
+  for (std::int64_t done = 0; done < task.positions; done += sum_block) {
+    const std::int64_t position = task.first_position + done;
+    const std::int64_t depth = least(sum_block, task.positions - done);
+    if (floats) {
+      transpose_values(product.rows, task.group, position, depth, task.first_term,
+                       memory.transposed);
+    } else {
+      transpose_bits(product.rows, plane, task.group, position, depth, task.first_term,
+                     task.first_term + task.terms, block_words, memory.transposed);
+    }
+    prepare_rows({floats ? nullptr : memory.transposed.bits, memory.transposed.values, task.terms,
+                  depth},
+                 product.method, memory.prepared);
+    const float* const gradients =
+        product.gradients + position * stride + task.group * product.columns + task.first_column;
+    for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+      const std::int64_t left = product.columns - task.first_column - column;
+      if (task.columns - column > lanes) {
+        add_gradients<panel_vectors>(gradients + column, stride, left, floats, memory,
+                                     sums + column, shape.padded, done == 0);
+      } else {
+        add_gradients<1>(gradients + column, stride, left, floats, memory, sums + column,
+                         shape.padded, done == 0);
+      }
+    }
+  }
+}
+
+/// The same by the table engine.
+void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
+                std::int64_t plane, OuterMemory& memory, float* sums) {
+  const std::int64_t stride = product.rows.groups * product.columns;
+  const std::int64_t inputs = product.tables.inputs;
+  const std::int64_t tile = inputs * product.tables.rows;
+  for (std::int64_t k = 0; k < task.terms; ++k) {
+    for (std::int64_t n = 0; n < task.columns; ++n) sums[k * shape.padded + n] = 0;
+  }
+  for (std::int64_t done = 0; done < task.positions; done += tile) {
+    const std::int64_t positions = least(tile, task.positions - done);
+    const std::int64_t row_words = blocks_of(positions, 64);
+    transpose_bits(product.rows, plane, task.group, done, positions, task.first_term,
+                   task.first_term + task.terms, row_words, memory.transposed);
+    index_tables(memory.transposed.bits, task.terms, row_words, positions, inputs,
+                 memory.tables.index);
+    for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+      const std::int64_t first = task.first_column + column;
+      const float* const gradients =
+          product.gradients + done * stride + task.group * product.columns + first;
+      const Terms rows = {gradients, stride, product.columns - first};
+      if (task.columns - column > lanes) {
+        add_tables<panel_vectors>(rows, positions, inputs, task.terms, memory.tables,
+                                  sums + column, shape.padded);
+      } else {
+        add_tables<1>(rows, positions, inputs, task.terms, memory.tables, sums + column,
+                      shape.padded);
+      }
+    }
+  }
+}
+
+Task task_of(const OuterProduct& product, const Cut& shape, std::int64_t stretch,
+             std::int64_t number) {
+  const std::int64_t column = number % shape.column_chunks * shape.columns;
+  const std::int64_t term = number / shape.column_chunks % shape.term_chunks * shape.terms;
+  const std::int64_t position = product.method == Method::tables ? 0 : stretch * stretch_positions;
+  const std::int64_t positions = product.method == Method::tables
+                                     ? shape.positions
+                                     : least(stretch_positions, shape.positions - position);
+  return {position,
+          positions,
+          number / shape.column_chunks / shape.term_chunks,
+          term,
+          least(shape.terms, product.rows.length - term),
+          column,
+          least(shape.columns, shape.padded - column)};
+}
+
+/// total = or += each of `count` sums in turn.
+void add_stretches(const float* sums, std::int64_t count, std::int64_t size, bool first,
+                   float* total) {
+#pragma omp for schedule(static)
+  for (std::int64_t i = 0; i < size; i += lanes) {
+    Floats sum = first ? load(sums + i) : load(total + i) + load(sums + i);
+    for (std::int64_t s = 1; s < count; ++s) sum += load(sums + s * size + i);
+    store(total + i, sum);
+  }
+}
+
+/// total = the sums of one plane. `wave` holds the sums of as many stretches as are worked on at
+/// a time; with one stretch it is `total` itself. Called by every thread of a team.
+void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane,
+               std::int64_t wave_stretches, OuterMemory& memory, float* wave, float* total) {
+  const std::int64_t tasks = shape.tasks(product);
+  for (std::int64_t begin = 0; begin < shape.stretches; begin += wave_stretches) {
+    const std::int64_t count = least(wave_stretches, shape.stretches - begin);
+#pragma omp for schedule(dynamic)
+    for (std::int64_t t = 0; t < count * tasks; ++t) {
+      const Task task = task_of(product, shape, begin + t / tasks, t % tasks);
+      float* const sums = wave + t / tasks * shape.sums +
+                          (task.group * product.rows.length + task.first_term) * shape.padded +
+                          task.first_column;
+      if (product.method == Method::tables) {
+        sum_tables(product, shape, task, plane, memory, sums);
+      } else {
+        sum_stretch(product, shape, task, plane, memory, sums);
+      }
+    }
+    if (wave != total) add_stretches(wave, count, shape.sums, begin == 0, total);
+  }
+}
+
+/// sums += 2^plane * plane_sums; called by every thread of a team.
+void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, float* sums) {
+  const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
+#pragma omp for schedule(static)
+  for (std::int64_t i = 0; i < size; i += lanes) {
+    store(sums + i, load(sums + i) + weight * load(plane_sums + i));
+  }
+}
+
+}  // namespace
+
+namespace H2LEARN_TARGET {
+
+void outer_product(const OuterProduct& product) {
+  const int threads = omp_get_max_threads();
+  const Cut shape = cut(product, threads);
+  const std::int64_t planes = product.rows.planes;
+  const std::int64_t wave = least(
+      shape.stretches, blocks_of(threads * tasks_per_thread, shape.tasks(product)));
+  Carver sizes(nullptr);
+  carve(product, shape, sizes);
+  char* const memory = static_cast<char*>(
+      scratch(ScratchSlot::operands, static_cast<std::size_t>(threads) * sizes.used()));
+  const std::int64_t buffers = 1 + (planes > 1 ? 1 : 0) + (shape.stretches > 1 ? wave : 0);
+  float* const sums = static_cast<float*>(scratch(
+      ScratchSlot::output, static_cast<std::size_t>(buffers * shape.sums) * sizeof(float)));
+  float* const plane_sums = planes > 1 ? sums + shape.sums : sums;
+  float* const wave_sums = plane_sums + shape.sums;
+#pragma omp parallel num_threads(threads)
+  {
+    Carver carver(memory + static_cast<std::size_t>(omp_get_thread_num()) * sizes.used());
+    OuterMemory mine = carve(product, shape, carver);
+    for (std::int64_t plane = 0; plane < planes; ++plane) {
+      float* const total = plane == 0 ? sums : plane_sums;
+      sum_plane(product, shape, plane, wave, mine, shape.stretches > 1 ? wave_sums : total, total);
+      if (plane > 0) add_plane(plane, plane_sums, shape.sums, sums);
+    }
+  }
+  const WeightShape weights = {product.rows.groups, product.columns,
+                               product.rows.length / product.taps, product.taps};
+  unpack_gradient(weights, sums, shape.padded, product.scale, product.grad_weight);
+}
+
+}  // namespace H2LEARN_TARGET
+}  // namespace h2learn

@@ -1,0 +1,16 @@
+// The weight's and the bias's gradients. For kernel sources only.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/synapse.hpp"
+
+namespace h2learn::H2LEARN_TARGET {
+
+void outer_product(const OuterProduct& product);
+
+/// sums[columns] = sum over positions of gradients[positions, columns].
+void sum_positions(const float* gradients, std::int64_t positions, std::int64_t columns,
+                   float* sums);
+
+}  // namespace h2learn::H2LEARN_TARGET

@@ -1,0 +1,170 @@
+// Weights from torch's order into panels, and the weight gradient's sums back into torch's order.
+#include "kernels/synapse_pack.hpp"
+
+#include "kernels/synapse_panels.hpp"
+#include "kernels/transpose.hpp"
+
+namespace h2learn {
+namespace {
+
+PanelLayout panel_layout(const WeightShape& shape, PackFor use) {
+  switch (use) {
+    case PackFor::backward:
+      return {shape.taps * shape.outputs, shape.channels, sum_block};
+    case PackFor::tables:
+      return {shape.taps * shape.channels, shape.outputs, shape.taps * shape.channels};
+    default:
+      return {shape.taps * shape.channels, shape.outputs, sum_block};
+  }
+}
+
+/// All ones in lanes that are infinite or not a number.
+H2LEARN_INLINE Ints not_finite(Floats value) { return value - value != Floats{}; }
+
+H2LEARN_INLINE bool any(Ints mask) { return bits_of_mask(mask) != 0; }
+
+/// The term that element e = channel * taps + tap of an output's weights is: tap * channels +
+/// channel. Steps through ascending e without dividing.
+class TermOfElement {
+ public:
+  TermOfElement(const WeightShape& shape, std::int64_t element)
+      : shape_(shape), channel_(element / shape.taps), tap_(element % shape.taps) {}
+  std::int64_t term() const { return tap_ * shape_.channels + channel_; }
+  void advance() {
+    if (++tap_ == shape_.taps) {
+      tap_ = 0;
+      ++channel_;
+    }
+  }
+
+ private:
+  const WeightShape& shape_;
+  std::int64_t channel_;
+  std::int64_t tap_;
+};
+
+/// Elements that one thread packs at a time of one vector of outputs.
+constexpr std::int64_t element_chunk = 1024;
+
+/// Columns are outputs: `lanes` outputs x `lanes` elements are transposed in registers.
+bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const float* weight,
+                  float* panels) {
+  const std::int64_t elements = layout.length;
+  const std::int64_t column_vectors = layout.padded() / lanes;
+  const std::int64_t chunks = blocks_of(elements, element_chunk);
+  int bad = 0;
+#pragma omp parallel for collapse(2) schedule(static) reduction(| : bad)
+  for (std::int64_t vector = 0; vector < shape.groups * column_vectors; ++vector) {
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const std::int64_t group = vector / column_vectors;
+      const std::int64_t column = vector % column_vectors * lanes;
+      const std::int64_t outputs = least(lanes, shape.outputs - column);
+      const float* const rows = weight + (group * shape.outputs + column) * elements;
+      const std::int64_t end = least((chunk + 1) * element_chunk, elements);
+      TermOfElement place(shape, chunk * element_chunk);
+      Ints flaws = {};
+      for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
+        Floats tile[lanes];
+        for (int i = 0; i < lanes; ++i) {
+          tile[i] = i < outputs ? load_first(rows + i * elements + element, end - element)
+                                : Floats{};
+          flaws |= not_finite(tile[i]);
+        }
+        transpose(tile);
+        for (int i = 0; i < lanes && element + i < end; ++i, place.advance()) {
+          store(panels + layout.element(group, place.term(), column), tile[i]);
+        }
+      }
+      bad |= static_cast<int>(any(flaws));
+    }
+  }
+  return bad == 0;
+}
+
+/// Columns are channels: an output's weights of one tap, `taps` apart in memory, become one row.
+bool pack_channels(const WeightShape& shape, const PanelLayout& layout, const float* weight,
+                   float* panels) {
+  int bad = 0;
+#pragma omp parallel for schedule(static) reduction(| : bad)
+  for (std::int64_t output = 0; output < shape.groups * shape.outputs; ++output) {
+    const std::int64_t group = output / shape.outputs;
+    const float* const from = weight + output * shape.channels * shape.taps;
+    Ints flaws = {};
+    for (std::int64_t tap = 0; tap < shape.taps; ++tap) {
+      const std::int64_t term = tap * shape.outputs + output % shape.outputs;
+      for (std::int64_t channel = 0; channel < layout.padded(); channel += lanes) {
+        const std::int64_t count = least(lanes, shape.channels - channel);
+        Floats row = {};
+        if (shape.taps == 1) {
+          row = load_first(from + channel, count);
+        } else {
+          for (int i = 0; i < count; ++i) row[i] = from[(channel + i) * shape.taps + tap];
+        }
+        flaws |= not_finite(row);
+        store(panels + layout.element(group, term, channel), row);
+      }
+    }
+    bad |= static_cast<int>(any(flaws));
+  }
+  return bad == 0;
+}
+
+void clear_zero_rows(const WeightShape& shape, const PanelLayout& layout, float* panels) {
+  for (std::int64_t group = 0; group < shape.groups; ++group) {
+    for (std::int64_t term = 0; term < layout.length; term += layout.block) {
+      const std::int64_t depth = layout.depth(term);
+      for (std::int64_t column = 0; column < layout.padded(); column += panel_columns) {
+        const std::int64_t width = layout.panel_width(column);
+        float* const zeros = panels + layout.panel(group, term, column) + depth * width;
+        for (std::int64_t i = 0; i < width; ++i) zeros[i] = 0;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+namespace H2LEARN_TARGET {
+
+std::int64_t packed_size(const WeightShape& shape, PackFor use) {
+  return shape.groups * panel_layout(shape, use).group_floats();
+}
+
+bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, float* panels) {
+  const PanelLayout layout = panel_layout(shape, use);
+  clear_zero_rows(shape, layout, panels);
+  return use == PackFor::backward ? pack_channels(shape, layout, weight, panels)
+                                  : pack_outputs(shape, layout, weight, panels);
+}
+
+void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride,
+                     float scale, float* grad_weight) {
+  const std::int64_t elements = shape.taps * shape.channels;
+  const std::int64_t column_vectors = blocks_of(shape.outputs, lanes);
+  const std::int64_t chunks = blocks_of(elements, element_chunk);
+#pragma omp parallel for collapse(2) schedule(static)
+  for (std::int64_t vector = 0; vector < shape.groups * column_vectors; ++vector) {
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const std::int64_t group = vector / column_vectors;
+      const std::int64_t column = vector % column_vectors * lanes;
+      const std::int64_t outputs = least(lanes, shape.outputs - column);
+      float* const rows = grad_weight + (group * shape.outputs + column) * elements;
+      const float* const from = sums + group * elements * stride + column;
+      const std::int64_t end = least((chunk + 1) * element_chunk, elements);
+      TermOfElement place(shape, chunk * element_chunk);
+      for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
+        Floats tile[lanes] = {};
+        for (int i = 0; i < lanes && element + i < end; ++i, place.advance()) {
+          tile[i] = load(from + place.term() * stride) * scale;
+        }
+        transpose(tile);
+        for (int i = 0; i < outputs; ++i) {
+          store_first(rows + i * elements + element, tile[i], end - element);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace H2LEARN_TARGET
+}  // namespace h2learn

@@ -1,0 +1,20 @@
+// Between torch's order of weights and the kernels' own. For kernel sources only.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/synapse.hpp"
+
+namespace h2learn::H2LEARN_TARGET {
+
+std::int64_t packed_size(const WeightShape& shape, PackFor use);
+
+/// See SynapseKernels::pack_weights.
+bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, float* panels);
+
+/// grad_weight = scale * sums[group][term][output], rows of sums `stride` apart and padded to
+/// whole vectors.
+void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride,
+                     float scale, float* grad_weight);
+
+}  // namespace h2learn::H2LEARN_TARGET

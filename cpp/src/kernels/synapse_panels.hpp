@@ -1,0 +1,47 @@
+// Where a packed right operand lies. For kernel sources only.
+//
+// For each group: blocks of `block` terms; for each block: panels of panel_columns columns (the
+// last one `lanes` wide when that is enough); for each panel: a row of columns for each term, and
+// one row of zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/synapse_gather.hpp"
+#include "kernels/vec.hpp"
+
+namespace h2learn {
+namespace {
+
+/// Vectors in a panel's row, and so in the sums a kernel holds for one row.
+constexpr int panel_vectors = 2;
+constexpr std::int64_t panel_columns = panel_vectors * lanes;
+
+struct PanelLayout {
+  std::int64_t length;   ///< terms of a sum
+  std::int64_t columns;  ///< of a group
+  std::int64_t block;    ///< terms of a block
+
+  std::int64_t padded() const { return round_up(columns, lanes); }
+  std::int64_t depth(std::int64_t term) const {
+    return least(block, length - term / block * block);
+  }
+  std::int64_t group_floats() const { return (length + blocks_of(length, block)) * padded(); }
+
+  /// The panels of the block that starts at `term`, from `column`, where a panel must start.
+  std::int64_t panel(std::int64_t group, std::int64_t term, std::int64_t column) const {
+    return group * group_floats() + term / block * (block + 1) * padded() +
+           column * (depth(term) + 1);
+  }
+  std::int64_t panel_width(std::int64_t column) const {
+    return least(panel_columns, padded() - column / panel_columns * panel_columns);
+  }
+  /// One element; `term` may also be the row of zeros, depth(term) of a block's last.
+  std::int64_t element(std::int64_t group, std::int64_t term, std::int64_t column) const {
+    const std::int64_t first = column / panel_columns * panel_columns;
+    return panel(group, term, first) + term % block * panel_width(column) + column - first;
+  }
+};
+
+}  // namespace
+}  // namespace h2learn

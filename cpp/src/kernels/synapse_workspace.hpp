@@ -1,0 +1,49 @@
+// A thread's memory for a product: measured first, then carved out of one piece that was
+// allocated before the threads start, so that nothing can fail between them. For kernel sources
+// only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/synapse_block.hpp"
+
+namespace h2learn {
+namespace {
+
+/// Hands out 64-byte-aligned arrays; without memory behind it, it only adds up their sizes.
+class Carver {
+ public:
+  explicit Carver(char* memory) : memory_(memory) {}
+  std::size_t used() const { return used_; }
+
+  template <typename T>
+  T* take(std::int64_t count) {
+    constexpr std::size_t alignment = 64;
+    T* const array = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return array;
+  }
+
+ private:
+  char* memory_;
+  std::size_t used_ = 0;
+};
+
+/// What prepare_rows() needs for blocks of `rows` rows; values only where rows are floats.
+inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool floats, Method method) {
+  PreparedRows prepared = {};
+  Lists& lists = prepared.lists;
+  lists.counts = carver.take<std::int32_t>(rows);
+  if (method != Method::dense) {
+    lists.order = carver.take<std::int32_t>(rows);
+    lists.groups = carver.take<ListGroup>(blocks_of(rows, group_rows));
+    lists.offsets = carver.take<std::uint16_t>(list_capacity(rows));
+    if (floats) lists.values = carver.take<float>(list_capacity(rows));
+  }
+  if (method != Method::event && !floats) prepared.expanded = carver.take<float>(rows * sum_block);
+  return prepared;
+}
+
+}  // namespace
+}  // namespace h2learn

@@ -1,0 +1,97 @@
+// The choice of instruction set: listed, forced, refused, and really used.
+#include "h2learn/target.hpp"
+
+#include <cstdlib>
+
+#include "kernels/pooling.hpp"
+#include "kernels/soma.hpp"
+#include "kernels/spikes.hpp"
+#include "support.hpp"
+
+namespace h2learn::test {
+namespace {
+
+TEST(Target, EveryMachineHasTheReferenceAndTheBaseline) {
+  const std::vector<Target> targets = available_targets();
+  ASSERT_GE(targets.size(), 2U);
+  EXPECT_EQ(targets[0], Target::scalar);
+  EXPECT_EQ(targets[1], Target::baseline);
+}
+
+TEST(Target, TheForcedOneIsInUse) {
+  for (Target target : available_targets()) {
+    const ForcedTarget forced(target);
+    EXPECT_EQ(active_target(), target);
+  }
+}
+
+TEST(Target, TheForcedOnesKernelsRun) {
+  on_each_target([] {
+#ifdef H2LEARN_X86_TARGETS
+    if (active_target() == Target::avx512) {
+      EXPECT_EQ(&detail::pick_soma(), &avx512::soma);
+      EXPECT_EQ(&detail::pick_spikes(), &avx512::spikes);
+      EXPECT_EQ(&detail::pick_pooling(), &avx512::pooling);
+      return;
+    }
+    if (active_target() == Target::avx2) {
+      EXPECT_EQ(&detail::pick_soma(), &avx2::soma);
+      EXPECT_EQ(&detail::pick_spikes(), &avx2::spikes);
+      EXPECT_EQ(&detail::pick_pooling(), &avx2::pooling);
+      return;
+    }
+#endif
+    EXPECT_EQ(&detail::pick_soma(), &baseline::soma);
+    EXPECT_EQ(&detail::pick_spikes(), &baseline::spikes);
+    EXPECT_EQ(&detail::pick_pooling(), &baseline::pooling);
+  });
+}
+
+TEST(Target, AnUnknownNameIsRefusedAndChangesNothing) {
+  const Target before = active_target();
+  expect_refused([] { set_target("avx1024"); }, {"target", "avx1024", "scalar", "baseline", "auto"});
+  EXPECT_EQ(active_target(), before);
+}
+
+/// Sets H2LEARN_TARGET until the end of the scope.
+class Environment {
+ public:
+  explicit Environment(const char* value) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value, 1);
+  }
+  ~Environment() {
+    if (before_.empty()) {
+      unsetenv(name);
+    } else {
+      setenv(name, before_.c_str(), 1);
+    }
+    set_target("auto");
+  }
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+ private:
+  static constexpr const char* name = "H2LEARN_TARGET";
+  std::string before_;
+};
+
+TEST(Target, AutoFollowsTheEnvironment) {
+  {
+    const Environment environment("baseline");
+    set_target("auto");
+    EXPECT_EQ(active_target(), Target::baseline);
+  }
+  {
+    const Environment environment("auto");
+    set_target("auto");
+    EXPECT_EQ(active_target(), available_targets().back());
+  }
+  {
+    const Environment environment("pentium");
+    expect_refused([] { set_target("auto"); }, {"H2LEARN_TARGET", "pentium"});
+  }
+}
+
+}  // namespace
+}  // namespace h2learn::test
