@@ -224,7 +224,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     console.print(table(rows))
     if options.json:
-        report = {"machine": machine.facts(), "threads": torch.get_num_threads(), "rows": rows}
+        report = {
+            "command": machine.command("accuracy", arguments),
+            "machine": machine.facts(),
+            "threads": torch.get_num_threads(),
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if all(row["reached"] for row in rows) else 1
 

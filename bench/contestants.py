@@ -1,6 +1,6 @@
 """The libraries that the comparison runs, each built the way its own documentation does.
 
-A contestant turns a problem (`workloads.Problem`) into a function from inputs [T, B, ...] to
+A contestant turns a problem (`problems.Problem`) into a function from inputs [T, B, ...] to
 firing rates [B, classes]. All of them share one set of parameters, so that a gradient computed by
 one can be laid beside another's. The neuron is the one whose reset gradient every library offers:
 u <- 0.5 u + x, a spike above 1, hard reset, detached.
@@ -15,8 +15,7 @@ from typing import Any
 
 import plain
 import torch
-from torch import Tensor, nn
-from workloads import (
+from problems import (
     DECAY,
     SURROGATE_WIDTHS,
     THRESHOLD,
@@ -25,6 +24,7 @@ from workloads import (
     Problem,
     Workload,
 )
+from torch import Tensor, nn
 
 
 class UnavailableError(Exception):

@@ -11,7 +11,9 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,14 +35,20 @@ def facts() -> dict[str, str | int | float]:
     }
 
 
-def line() -> str:
-    """The facts as one line of text."""
-    f = facts()
+def line(f: Mapping[str, object] | None = None) -> str:
+    """Facts, by default this machine's, as one line of text."""
+    f = facts() if f is None else f
     flags = f" ({f['instruction_flags']})" if f["instruction_flags"] else ""
     return (
         f"{f['date']}: {f['processor']}, {f['cores']} cores, {f['vector_instructions']}{flags}, "
         f"{f['memory_gib']} GiB, {f['system']}, Python {f['python']}, torch {f['torch']}"
     )
+
+
+def command(script: str, arguments: list[str] | None) -> str:
+    """The command line that made a measurement, to stand beside its figures."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", f"bench/{script}.py", *given])
 
 
 def _cpuinfo(key: str) -> str:

@@ -26,14 +26,14 @@ import machine
 import torch
 from contestants import CONTESTANTS, Contestant, UnavailableError, applies, reference, versions
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
+from problems import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from workloads import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
 
 OURS = "h2learn"
-# The weights make spikes, and so losses, equal to rounding; see workloads.snap.
+# The weights make spikes, and so losses, equal to rounding; see problems.snap.
 LOSS_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 1e-4
 MB = 1e6
@@ -129,13 +129,11 @@ def rows(workload: str, threads: int, results: list[Result]) -> list[dict[str, A
     ]
 
 
-def table(title: str, results: list[Result]) -> Table:
+def table(results: list[Result]) -> Table:
     """The same for the terminal, h2learn's own row among them; notes stand below."""
     ours = next((r for r in results if r.name == OURS), Result(OURS))
     notes = "\n".join(f"{r.name}: {r.reason}" for r in results if r.reason)
-    view = Table(
-        title=title, title_justify="left", caption=notes, caption_justify="left", box=box.SIMPLE
-    )
+    view = Table(caption=notes, caption_justify="left", box=box.SIMPLE)
     view.add_column("library", no_wrap=True)
     for heading in (
         "step\nms", "quartiles\nms", "time/\nh2learn", "loss\nerror", "gradient\nerror",
@@ -164,17 +162,19 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(machine.line(), soft_wrap=True)
     console.print(f"surrogate {options.surrogate}, medians of {options.rounds} rounds\n")
     report: dict[str, Any] = {
+        "command": machine.command("peers", arguments),
         "machine": machine.facts(),
         "versions": versions(),
         "surrogate": options.surrogate,
         "rounds": options.rounds,
         "seed": options.seed,
+        "weights": options.weights,
         "workloads": {},
         "rows": [],
     }
     ours_agrees = True
     for letter in options.workloads:
-        problem = make_problem(WORKLOADS[letter], options.seed)
+        problem = make_problem(WORKLOADS[letter], options.seed, exact=options.weights == "grid")
         expected = reference(problem, options.surrogate)
         report["workloads"][letter] = {
             "network": problem.workload.describe(),
@@ -194,8 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
             report["rows"] += rows(letter, threads, results)
             noun = "thread" if threads == 1 else "threads"
             title = f"{letter}: {problem.workload.describe()}; {threads} {noun}"
-            console.print(table(title, results))
-            console.print()
+            console.print(title, soft_wrap=True)
+            console.print(table(results))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if ours_agrees else 1
@@ -270,6 +270,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--compile-limit", type=float, default=180.0, metavar="S",
         help="seconds that a library's first step, compilation included, may take")  # fmt: skip
     add("--seed", type=int, default=0)
+    add("--weights", choices=["grid", "free"], default="grid",
+        help="on a grid that makes sums exact, or not (%(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything as data")
     return parser.parse_args(arguments)
 

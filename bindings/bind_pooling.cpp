@@ -45,8 +45,8 @@ void bind_average_backward(const PoolGeometry& geometry, const Floats& grad_outp
   average_pool_backward(geometry, from, rows, to);
 }
 
-void bind_max_backward(const PoolGeometry& geometry, const Words& words,
-                       const Floats& grad_outputs, Floats& grad_inputs) {
+void bind_max_backward(const PoolGeometry& geometry, const Words& words, const Floats& grad_outputs,
+                       Floats& grad_inputs) {
   const PackedView spikes = spikes_of(geometry, words);
   require_size("grad_outputs", grad_outputs, spikes.rows * geometry.out_features());
   require_size("grad_inputs", grad_inputs, spikes.rows * geometry.in_features());
@@ -105,9 +105,8 @@ void bind_pooling(py::module_& m) {
   m.def("average_pool_backward", &bind_average_backward, py::arg("geometry"),
         py::arg("grad_outputs").noconvert(), py::arg("grad_inputs").noconvert(),
         "float32[rows, out_features] to float32[rows, in_features], channels-last.");
-  m.def("max_pool_backward", &bind_max_backward, py::arg("geometry"),
-        py::arg("words").noconvert(), py::arg("grad_outputs").noconvert(),
-        py::arg("grad_inputs").noconvert(),
+  m.def("max_pool_backward", &bind_max_backward, py::arg("geometry"), py::arg("words").noconvert(),
+        py::arg("grad_outputs").noconvert(), py::arg("grad_inputs").noconvert(),
         "Gradient to each window's first spike, or to its first element when none fired.");
 }
 

@@ -31,10 +31,14 @@ Surrogate surrogate_from_name(const std::string& name) {
 
 const char* name_of(Surrogate surrogate) {
   switch (surrogate) {
-    case Surrogate::rect: return "rect";
-    case Surrogate::triangle: return "triangle";
-    case Surrogate::atan: return "atan";
-    case Surrogate::sigmoid: return "sigmoid";
+    case Surrogate::rect:
+      return "rect";
+    case Surrogate::triangle:
+      return "triangle";
+    case Surrogate::atan:
+      return "atan";
+    case Surrogate::sigmoid:
+      return "sigmoid";
   }
   return "unknown";
 }
@@ -66,12 +70,11 @@ struct Sizes {
       : shape{steps, batch, features} {
     std::int64_t images = 0;
     std::int64_t bits = 0;
-    if (steps < 1 || batch < 0 || features < 0 ||
-        __builtin_mul_overflow(steps, batch, &images) ||
+    if (steps < 1 || batch < 0 || features < 0 || __builtin_mul_overflow(steps, batch, &images) ||
         __builtin_mul_overflow(images, features + word_bits, &bits)) {
-      throw std::invalid_argument(
-          "steps must be at least 1, batch and features at least 0, got " +
-          std::to_string(steps) + ", " + std::to_string(batch) + ", " + std::to_string(features));
+      throw std::invalid_argument("steps must be at least 1, batch and features at least 0, got " +
+                                  std::to_string(steps) + ", " + std::to_string(batch) + ", " +
+                                  std::to_string(features));
     }
     values = images * features;
     states = batch * features;
@@ -163,16 +166,15 @@ void bind_options(py::module_& m) {
            py::arg("reset") = name_of(defaults.reset),
            py::arg("detach_reset") = defaults.detach_reset,
            py::arg("decay_input") = defaults.decay_input,
-           py::arg("surrogate") = name_of(defaults.surrogate),
-           py::arg("width") = defaults.width, py::arg("scale") = defaults.scale)
+           py::arg("surrogate") = name_of(defaults.surrogate), py::arg("width") = defaults.width,
+           py::arg("scale") = defaults.scale)
       .def_readonly("decay", &SomaOptions::decay)
       .def_readonly("threshold", &SomaOptions::threshold)
       .def_readonly("inclusive", &SomaOptions::inclusive)
       .def_property_readonly("reset", [](const SomaOptions& o) { return name_of(o.reset); })
       .def_readonly("detach_reset", &SomaOptions::detach_reset)
       .def_readonly("decay_input", &SomaOptions::decay_input)
-      .def_property_readonly("surrogate",
-                             [](const SomaOptions& o) { return name_of(o.surrogate); })
+      .def_property_readonly("surrogate", [](const SomaOptions& o) { return name_of(o.surrogate); })
       .def_readonly("width", &SomaOptions::width)
       .def_readonly("scale", &SomaOptions::scale)
       .def_property_readonly("needs_membrane", &SomaOptions::needs_membrane,

@@ -98,8 +98,8 @@ void bind_spikes(py::module_& m) {
   m.def("pack", &bind_pack, py::arg("dense").noconvert(), py::arg("out").noconvert(),
         "Packs float32[rows, features] of zeros and ones into int64[rows, words]; returns the\n"
         "flat index of the first element that is neither, or -1.");
-  m.def("unpack", &bind_unpack, py::arg("words").noconvert(), py::arg("features"),
-        py::arg("scale"), py::arg("out").noconvert(),
+  m.def("unpack", &bind_unpack, py::arg("words").noconvert(), py::arg("features"), py::arg("scale"),
+        py::arg("out").noconvert(),
         "Writes scale * count of words[planes, rows, words] into float32[rows, features].");
   m.def("popcount", &bind_popcount, py::arg("words").noconvert(),
         "Set bits of an int64 array of any shape.");

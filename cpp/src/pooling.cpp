@@ -23,12 +23,10 @@ const PoolingKernels& kernels() {
 constexpr std::int64_t most_features = (std::int64_t{1} << 31) - 1;
 constexpr std::int64_t most_taps = (std::int64_t{1} << 24) - 1;
 
-void require_between(const char* field, std::int64_t value, std::int64_t least,
-                     std::int64_t most) {
+void require_between(const char* field, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
     throw std::invalid_argument(std::string(field) + " must be between " + std::to_string(least) +
-                                " and " + std::to_string(most) + ", got " +
-                                std::to_string(value));
+                                " and " + std::to_string(most) + ", got " + std::to_string(value));
   }
 }
 

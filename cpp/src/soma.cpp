@@ -42,8 +42,8 @@ void require_pointer(const char* name, const void* pointer, const char* when) {
 void validate(const SomaShape& shape) {
   const auto require_at_least = [](const char* name, std::int64_t value, std::int64_t least) {
     if (value < least) {
-      throw std::invalid_argument(std::string(name) + " must be at least " +
-                                  std::to_string(least) + ", got " + std::to_string(value));
+      throw std::invalid_argument(std::string(name) + " must be at least " + std::to_string(least) +
+                                  ", got " + std::to_string(value));
     }
   };
   require_at_least("steps (T)", shape.steps, 1);
@@ -63,8 +63,7 @@ void refuse_not_finite(const char* name, const float* values, std::int64_t count
   const std::int64_t index = first_not_finite(values, count);
   if (index >= 0) {
     throw std::invalid_argument(std::string(name) + " must be finite, got " +
-                                number(values[index]) + " at flat index " +
-                                std::to_string(index));
+                                number(values[index]) + " at flat index " + std::to_string(index));
   }
 }
 
@@ -79,10 +78,13 @@ double sum(const std::vector<double>& values) {
 double peak(const SomaOptions& options) {
   const double width = options.width;
   switch (options.surrogate) {
-    case Surrogate::rect: return options.scale / (2.0 * width);
-    case Surrogate::atan: return options.scale / (std::numbers::pi * width);
+    case Surrogate::rect:
+      return options.scale / (2.0 * width);
+    case Surrogate::atan:
+      return options.scale / (std::numbers::pi * width);
     case Surrogate::triangle:
-    case Surrogate::sigmoid: return options.scale / width;
+    case Surrogate::sigmoid:
+      return options.scale / width;
   }
   return 0.0;
 }
@@ -127,14 +129,15 @@ SomaPlan make_plan(const SomaOptions& options, const SomaShape& shape) {
   const double half = std::numbers::ln2 * width;
   int exponent = 0;
   const double fraction = std::frexp(half, &exponent);
-  plan.half_high = static_cast<float>(std::ldexp(std::floor(std::ldexp(fraction, 16)), exponent - 16));
+  plan.half_high =
+      static_cast<float>(std::ldexp(std::floor(std::ldexp(fraction, 16)), exponent - 16));
   plan.half_low = static_cast<float>(half - plan.half_high);
   return plan;
 }
 
 void soma_forward(const SomaOptions& options, const SomaShape& shape, const float* currents,
-                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask,
-                  float* membrane, float* last) {
+                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask, float* membrane,
+                  float* last) {
   options.validate();
   validate(shape);
   if (mask != nullptr && !is_compact(options.surrogate)) {
@@ -146,8 +149,7 @@ void soma_forward(const SomaOptions& options, const SomaShape& shape, const floa
   require_pointer("currents", currents, "always");
   require_pointer("spikes", spikes, "always");
   const SomaPlan plan = make_plan(options, shape);
-  const bool finite =
-      kernels().forward(plan, currents, initial, spikes, mask, membrane, last);
+  const bool finite = kernels().forward(plan, currents, initial, spikes, mask, membrane, last);
   if (finite) return;
   refuse_not_finite("currents", currents, shape.steps * states);
   if (initial != nullptr) refuse_not_finite("initial", initial, states);

@@ -22,11 +22,11 @@ namespace h2learn {
 struct SomaPlan {
   SomaOptions options;
   SomaShape shape;
-  std::int64_t words = 0;      ///< 64-bit words of one row of spikes
-  bool attached = true;        ///< a gradient passes through s_t in the reset
-  float gain = 1.0F;           ///< what x_t enters with: 1, or 1 - decay
-  float spike_above = 0.0F;    ///< s_t = u_t > spike_above, whether inclusive or not
-  float peak = 0.0F;           ///< the surrogate's constant factor, scale included
+  std::int64_t words = 0;    ///< 64-bit words of one row of spikes
+  bool attached = true;      ///< a gradient passes through s_t in the reset
+  float gain = 1.0F;         ///< what x_t enters with: 1, or 1 - decay
+  float spike_above = 0.0F;  ///< s_t = u_t > spike_above, whether inclusive or not
+  float peak = 0.0F;         ///< the surrogate's constant factor, scale included
   float inverse_width = 0.0F;
   float steepness = 0.0F;
   float half_high = 0.0F;

@@ -19,12 +19,10 @@ const SpikesKernels& kernels() {
   return active_target() == Target::scalar ? scalar : detail::pick_spikes();
 }
 
-void require_between(const char* name, std::int64_t value, std::int64_t least,
-                     std::int64_t most) {
+void require_between(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
     throw std::invalid_argument(std::string(name) + " must be between " + std::to_string(least) +
-                                " and " + std::to_string(most) + ", got " +
-                                std::to_string(value));
+                                " and " + std::to_string(most) + ", got " + std::to_string(value));
   }
 }
 
@@ -87,7 +85,7 @@ void transpose_features(const PackedView& packed, std::int64_t positions, std::i
   const std::int64_t rows = to_positions ? channels : positions;
   const std::int64_t columns = to_positions ? positions : channels;
   kernels().transpose_matrices(packed.words, packed.planes * packed.rows, packed.words_per_row(),
-                                rows, columns, out);
+                               rows, columns, out);
 }
 
 void transpose_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t columns,

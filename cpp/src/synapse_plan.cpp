@@ -1,7 +1,9 @@
 #include "synapse_plan.hpp"
 
+#include <algorithm>
 #include <cstddef>
 
+#include "h2learn/forward.hpp"
 #include "scratch.hpp"
 #include "synapse_checks.hpp"
 
@@ -40,34 +42,94 @@ GatherPlan::GatherPlan(const std::vector<std::int32_t>& source_of_target, std::i
   rows_.image_stride = source_positions * all_channels;
 }
 
+void GatherPlan::add_windows(const Geometry& geometry, bool reversed) {
+  Windows& windows = rows_.windows;
+  windows.window_height = (geometry.kernel_height - 1) * geometry.dilation_height + 1;
+  windows.window_width = (geometry.kernel_width - 1) * geometry.dilation_width + 1;
+  windows.channels = rows_.group_stride;
+  if (reversed) {
+    windows.image_height = geometry.out_height();
+    windows.image_width = geometry.out_width();
+    windows.height = geometry.in_height;
+    windows.width = geometry.in_width;
+    windows.stride_height = 1;
+    windows.stride_width = 1;
+    windows.top = windows.window_height - 1 - geometry.padding_height;
+    windows.left = windows.window_width - 1 - geometry.padding_width;
+  } else {
+    windows.image_height = geometry.in_height;
+    windows.image_width = geometry.in_width;
+    windows.height = geometry.out_height();
+    windows.width = geometry.out_width();
+    windows.stride_height = geometry.stride_height;
+    windows.stride_width = geometry.stride_width;
+    windows.top = geometry.padding_height;
+    windows.left = geometry.padding_width;
+  }
+  const std::int64_t padded_width =
+      (windows.width - 1) * windows.stride_width + windows.window_width;
+  for (std::int64_t k = 0, piece; k < rows_.length; k += piece) {
+    const std::int64_t tap = k / windows.channels;
+    std::int64_t row = tap / geometry.kernel_width * geometry.dilation_height;
+    std::int64_t column = tap % geometry.kernel_width * geometry.dilation_width;
+    if (reversed) {
+      row = windows.window_height - 1 - row;
+      column = windows.window_width - 1 - column;
+    }
+    // No run reaches beyond its tap's channels or its block, except into the next tap's.
+    const std::int64_t channel = k % windows.channels;
+    piece = std::min(windows.channels - channel, sum_block - k % sum_block);
+    const std::int64_t offset = (row * padded_width + column) * windows.channels + channel;
+    const bool new_block = k % sum_block == 0;
+    if (new_block) first_of_block_.push_back(static_cast<std::int32_t>(window_runs_.size()));
+    if (!new_block && window_runs_.back().row == row &&
+        window_runs_.back().offset + window_runs_.back().length == offset) {
+      window_runs_.back().length += static_cast<std::int32_t>(piece);
+    } else {
+      window_runs_.push_back({static_cast<std::int32_t>(row), static_cast<std::int32_t>(offset),
+                              static_cast<std::int32_t>(k), static_cast<std::int32_t>(piece)});
+    }
+  }
+  first_of_block_.push_back(static_cast<std::int32_t>(window_runs_.size()));
+}
+
 GatherPlan GatherPlan::windows(const Geometry& geometry) {
-  return {geometry.input_of_output(), geometry.out_positions(),        geometry.taps(),
-          geometry.in_positions(),    geometry.channels_per_group(), geometry.groups};
+  GatherPlan plan(geometry.input_of_output(), geometry.out_positions(), geometry.taps(),
+                  geometry.in_positions(), geometry.channels_per_group(), geometry.groups);
+  plan.add_windows(geometry, false);
+  return plan;
 }
 
 GatherPlan GatherPlan::readers(const Geometry& geometry) {
-  return {geometry.output_of_input(), geometry.in_positions(),        geometry.taps(),
-          geometry.out_positions(),   geometry.outputs_per_group(), geometry.groups};
+  GatherPlan plan(geometry.output_of_input(), geometry.in_positions(), geometry.taps(),
+                  geometry.out_positions(), geometry.outputs_per_group(), geometry.groups);
+  // With a stride, neighbouring inputs are not read through the same taps: no sliding window.
+  if (geometry.stride_height == 1 && geometry.stride_width == 1) plan.add_windows(geometry, true);
+  return plan;
+}
+
+GatheredRows GatherPlan::rows(std::int64_t images) const {
+  GatheredRows rows = rows_;
+  rows.runs = runs_.data();
+  rows.first_run = first_run_.data();
+  rows.windows.runs = window_runs_.empty() ? nullptr : window_runs_.data();
+  rows.windows.first_of_block = first_of_block_.data();
+  rows.images = images;
+  return rows;
 }
 
 GatheredRows GatherPlan::of_spikes(const PackedView& spikes) const {
-  GatheredRows rows = rows_;
-  rows.runs = runs_.data();
-  rows.first_run = first_run_.data();
-  rows.images = spikes.rows;
-  rows.words = spikes.words;
-  rows.planes = spikes.planes;
-  rows.words_per_image = spikes.words_per_row();
-  return rows;
+  GatheredRows result = rows(spikes.rows);
+  result.words = spikes.words;
+  result.planes = spikes.planes;
+  result.words_per_image = spikes.words_per_row();
+  return result;
 }
 
 GatheredRows GatherPlan::of_values(const float* values, std::int64_t images) const {
-  GatheredRows rows = rows_;
-  rows.runs = runs_.data();
-  rows.first_run = first_run_.data();
-  rows.images = images;
-  rows.values = values;
-  return rows;
+  GatheredRows result = rows(images);
+  result.values = values;
+  return result;
 }
 
 Method method_of(Kernel kernel, bool has_tables) {

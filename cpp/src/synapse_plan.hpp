@@ -28,8 +28,13 @@ class GatherPlan {
              std::int64_t taps, std::int64_t source_positions, std::int64_t channels,
              std::int64_t groups);
 
+  void add_windows(const Geometry& geometry, bool reversed);
+  GatheredRows rows(std::int64_t images) const;
+
   std::vector<Run> runs_;
   std::vector<std::int32_t> first_run_;
+  std::vector<WindowRun> window_runs_;
+  std::vector<std::int32_t> first_of_block_;
   GatheredRows rows_ = {};
 };
 

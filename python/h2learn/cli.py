@@ -105,8 +105,7 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Folder with the files of the data set.", metavar="DIR")
 ]
 ThreadsOption = Annotated[
-    int | None,
-    typer.Option(help="Threads to compute with; results do not depend on it.", metavar="N"),
+    int | None, typer.Option(parser=_whole, help="Threads to compute with.", metavar="N")
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write what is shown, as JSON.", metavar="FILE")
@@ -131,7 +130,9 @@ def train(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="First learning rate of Adam; it decays to 0.", metavar="LR"),
+        typer.Option(
+            parser=_real, help="First learning rate of Adam; it decays to 0.", metavar="LR"
+        ),
     ] = None,
     seed: Annotated[
         int | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -214,13 +215,19 @@ def _run_epochs(console: Console, run: Run, trainer: Trainer) -> bool:
         # On the disk since the last epoch ended: nothing is left to be done in a hurry.
         _say(
             f"interrupted; {saved} of {epochs} epochs are kept, and this continues with: "
-            f"h2learn train --resume --out {run.path}"
+            f"{_resume_command(run, trainer)}"
         )
         return False
     except TrainingError as error:
         _say(f"error: {error}; {run.path} keeps {saved} of {epochs} epochs")
         return False
     return True
+
+
+def _resume_command(run: Run, trainer: Trainer) -> str:
+    model = trainer.config.model
+    own_code = "" if model in models.MODELS else f" --model {shlex.quote(model)}"
+    return f"h2learn train --resume --out {shlex.quote(str(run.path))}{own_code}"
 
 
 def _metrics(progress: Progress, evaluation: Evaluation) -> Record:

@@ -6,6 +6,7 @@ is the one table of the values taken where the user names none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -30,10 +31,10 @@ class Defaults:
 # The first model of a data set is its default; its row also serves models that have none.
 DEFAULTS: dict[str, dict[str, Defaults]] = {
     "digits": {
-        "mlp": Defaults(timesteps=8, epochs=30, batch_size=64, lr=5e-3),
+        "mlp": Defaults(timesteps=8, epochs=30, batch_size=64, lr=1e-2),
     },
     "mnist": {
-        "mlp": Defaults(timesteps=8, epochs=15, batch_size=64, lr=1e-3),
+        "mlp": Defaults(timesteps=8, epochs=15, batch_size=64, lr=3e-3),
         "lenet": Defaults(timesteps=4, epochs=10, batch_size=64, lr=2e-3),
     },
     "nmnist": {
@@ -120,7 +121,7 @@ def _explain(error: ValidationError, prefix: str) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if prefix == "--":
         name = name.replace("_", "-")
-    what = first["msg"].removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
+    what = re.sub("^(Input|String) should", "must", first["msg"].removeprefix("Value error, "))
     value = first["input"]
     shown = f", got {value!r}" if isinstance(value, (str, int, float)) else ""
     return f"{prefix}{name} {what[0].lower()}{what[1:]}{shown}"

@@ -11,8 +11,8 @@ namespace h2learn::test {
 namespace {
 
 /// Six channels to four in two groups, square kernels.
-Geometry geometry(std::int64_t height, std::int64_t width, std::int64_t kernel,
-                  std::int64_t stride, std::int64_t padding, std::int64_t dilation) {
+Geometry geometry(std::int64_t height, std::int64_t width, std::int64_t kernel, std::int64_t stride,
+                  std::int64_t padding, std::int64_t dilation) {
   Geometry g;
   g.in_channels = 6;
   g.in_height = height;
@@ -104,11 +104,16 @@ TEST(Geometry, OutputOfInputIsTheSameConnectionsFromTheOtherSide) {
 TEST(Geometry, ImpossibleShapesAreRefused) {
   const Geometry good = geometry(5, 5, 3, 1, 0, 1);
   const std::vector<std::pair<std::int64_t Geometry::*, std::string>> fields = {
-      {&Geometry::in_channels, "in_channels"},         {&Geometry::in_height, "in_height"},
-      {&Geometry::in_width, "in_width"},               {&Geometry::out_channels, "out_channels"},
-      {&Geometry::kernel_height, "kernel_height"},     {&Geometry::kernel_width, "kernel_width"},
-      {&Geometry::stride_height, "stride_height"},     {&Geometry::stride_width, "stride_width"},
-      {&Geometry::dilation_height, "dilation_height"}, {&Geometry::dilation_width, "dilation_width"},
+      {&Geometry::in_channels, "in_channels"},
+      {&Geometry::in_height, "in_height"},
+      {&Geometry::in_width, "in_width"},
+      {&Geometry::out_channels, "out_channels"},
+      {&Geometry::kernel_height, "kernel_height"},
+      {&Geometry::kernel_width, "kernel_width"},
+      {&Geometry::stride_height, "stride_height"},
+      {&Geometry::stride_width, "stride_width"},
+      {&Geometry::dilation_height, "dilation_height"},
+      {&Geometry::dilation_width, "dilation_width"},
       {&Geometry::groups, "groups"}};
   for (const auto& [field, name] : fields) {
     Geometry bad = good;

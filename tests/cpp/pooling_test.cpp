@@ -23,10 +23,9 @@ std::vector<PoolGeometry> geometries() {
 }
 
 std::string describe(const PoolGeometry& g) {
-  return (testing::Message() << g.channels << " channels of " << g.in_height << " x "
-                             << g.in_width << ", kernel " << g.kernel_height << " x "
-                             << g.kernel_width << ", stride " << g.stride_height << " x "
-                             << g.stride_width)
+  return (testing::Message() << g.channels << " channels of " << g.in_height << " x " << g.in_width
+                             << ", kernel " << g.kernel_height << " x " << g.kernel_width
+                             << ", stride " << g.stride_height << " x " << g.stride_width)
       .GetString();
 }
 

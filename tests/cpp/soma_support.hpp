@@ -22,9 +22,7 @@ struct Layer {
 
   std::int64_t states() const { return shape.batch * shape.features; }
   std::int64_t values() const { return shape.steps * states(); }
-  std::int64_t words() const {
-    return shape.steps * shape.batch * words_for(shape.features);
-  }
+  std::int64_t words() const { return shape.steps * shape.batch * words_for(shape.features); }
   bool compact() const { return is_compact(options.surrogate); }
 };
 
@@ -117,9 +115,12 @@ inline double bump(const SomaOptions& o, double v) {
   const double w = o.width;
   const double z = v / w;
   switch (o.surrogate) {
-    case Surrogate::rect: return std::fabs(v) < w ? o.scale / (2.0 * w) : 0.0;
-    case Surrogate::triangle: return o.scale * std::fmax(0.0, 1.0 - std::fabs(z)) / w;
-    case Surrogate::atan: return o.scale / (std::numbers::pi * w) / (1.0 + z * z);
+    case Surrogate::rect:
+      return std::fabs(v) < w ? o.scale / (2.0 * w) : 0.0;
+    case Surrogate::triangle:
+      return o.scale * std::fmax(0.0, 1.0 - std::fabs(z)) / w;
+    case Surrogate::atan:
+      return o.scale / (std::numbers::pi * w) / (1.0 + z * z);
     case Surrogate::sigmoid: {
       // sigma(z) * sigma(-z): 1 - sigma(z) would lose all its digits for large z.
       return o.scale / (1.0 + std::exp(-z)) / (1.0 + std::exp(z)) / w;
@@ -134,7 +135,7 @@ struct Exact {
   std::vector<double> initial;
   double decay = 0.0;
   double threshold = 0.0;
-  double decay_terms = 0.0;      ///< sums of the magnitudes of what is added up
+  double decay_terms = 0.0;  ///< sums of the magnitudes of what is added up
   double threshold_terms = 0.0;
 };
 
@@ -168,7 +169,7 @@ inline Exact exact_backward(const Layer& layer, const Words& spikes) {
     for (std::int64_t t = steps - 1; t >= 0; --t) {
       const double s = spiked(t) ? 1.0 : 0.0;
       const double phi = bump(o, u[size(t)] - o.threshold);
-      const double dh_ds = o.detach_reset             ? 0.0
+      const double dh_ds = o.detach_reset           ? 0.0
                            : o.reset == Reset::hard ? -u[size(t)]
                                                     : -static_cast<double>(o.threshold);
       const double dh_du = o.reset == Reset::hard ? 1.0 - s : 1.0;

@@ -1,8 +1,9 @@
 // The soma: its equations in double precision, hand-worked cases, every target and number of
 // threads bit for bit against the scalar reference, and what it refuses.
+#include "reference/soma.hpp"
+
 #include <cfloat>
 
-#include "reference/soma.hpp"
 #include "soma_support.hpp"
 
 namespace h2learn::test {
@@ -428,7 +429,8 @@ TEST(Soma, CallsThatLackSomethingAreRefused) {
   std::uint64_t word = 0;
   float value = 0.0F;
   const auto forward = [&](SomaShape shape) {
-    return [&, shape] { soma_forward({}, shape, &value, nullptr, &word, nullptr, nullptr, nullptr); };
+    return
+        [&, shape] { soma_forward({}, shape, &value, nullptr, &word, nullptr, nullptr, nullptr); };
   };
   expect_refused(forward({0, 1, 1}), {"steps (T)", "got 0"});
   expect_refused(forward({1, -1, 1}), {"batch", "-1"});

@@ -109,7 +109,8 @@ TEST(Spikes, PopcountCountsSetBits) {
       for (std::int64_t r = 0; r < 3; ++r) {
         std::int64_t expected = 0;
         for (std::int64_t p = 0; p < 2; ++p) {
-          for (std::int64_t f = 0; f < features; ++f) expected += bit(words, p * 3 + r, features, f);
+          for (std::int64_t f = 0; f < features; ++f)
+            expected += bit(words, p * 3 + r, features, f);
         }
         EXPECT_EQ(rows[size(r)], expected);
       }

@@ -49,7 +49,8 @@ TEST(Target, TheForcedOnesKernelsRun) {
 
 TEST(Target, AnUnknownNameIsRefusedAndChangesNothing) {
   const Target before = active_target();
-  expect_refused([] { set_target("avx1024"); }, {"target", "avx1024", "scalar", "baseline", "auto"});
+  expect_refused([] { set_target("avx1024"); },
+                 {"target", "avx1024", "scalar", "baseline", "auto"});
   EXPECT_EQ(active_target(), before);
 }
 

@@ -11,18 +11,18 @@ import time
 
 import accuracy
 import contestants
+import h2learn
 import machine
 import measure
 import peers
 import plain
+import problems
 import pytest
+import results
 import torch
-import workloads
 from contestants import CONTESTANTS, reference
+from problems import Workload, make_problem
 from torch import nn
-from workloads import Workload, make_problem
-
-import h2learn
 
 TINY = {
     "images": Workload("images", "6C3-AP2-8C3-AP2-10", 1, (2, 12, 12), 4, 3, "events", 0.2),
@@ -48,8 +48,8 @@ def run(name: str, workload: str, surrogate: str) -> tuple[float, float]:
 
 def test_issue_workloads_have_the_shapes_of_the_comparison() -> None:
     shapes = {
-        name: (len([x for x in w.layers if not isinstance(x, workloads.Pool)]), w.steps, w.batch)
-        for name, w in workloads.WORKLOADS.items()
+        name: (len([x for x in w.layers if not isinstance(x, problems.Pool)]), w.steps, w.batch)
+        for name, w in problems.WORKLOADS.items()
     }
     assert shapes == {"a": (2, 8, 128), "b": (3, 16, 16), "c": (8, 8, 8)}
 
@@ -57,7 +57,7 @@ def test_issue_workloads_have_the_shapes_of_the_comparison() -> None:
 def test_every_layer_fires_at_the_chosen_rate() -> None:
     workload = Workload("w", "16C3-AP2-64-50", 1, (2, 16, 16), 8, 16, "events", 0.1)
     rates = make_problem(workload).firing_rates
-    assert rates == pytest.approx([workloads.FIRING_RATE] * 3, abs=0.005)
+    assert rates == pytest.approx([problems.FIRING_RATE] * 3, abs=0.005)
 
 
 def test_the_same_seed_gives_the_same_problem() -> None:
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_problem() -> None:
 
 @pytest.mark.parametrize(("fraction_bits", "levels"), [(0, 1), (2, 4), (8, 256)])
 def test_sums_of_snapped_weights_are_exact_in_any_order(fraction_bits: int, levels: int) -> None:
-    weight = workloads.snap(torch.randn(5, 1000), fraction_bits)
+    weight = problems.snap(torch.randn(5, 1000), fraction_bits)
     inputs = torch.randint(levels + 1, (40, 1000)) / levels
     exact = inputs.double() @ weight.double().t()
     for order in (torch.arange(1000), torch.randperm(1000), weight[0].argsort()):
@@ -79,10 +79,17 @@ def test_sums_of_snapped_weights_are_exact_in_any_order(fraction_bits: int, leve
         assert torch.equal(running.double(), exact)
 
 
+def test_free_weights_are_those_before_snapping() -> None:
+    grid, free = (make_problem(TINY["vectors"], exact=exact) for exact in (True, False))
+    assert torch.equal(grid.inputs, free.inputs)
+    assert not torch.equal(grid.weights[0], free.weights[0])
+    torch.testing.assert_close(grid.weights[0], free.weights[0], rtol=0, atol=1e-4)
+
+
 def test_snapped_weights_never_reach_the_threshold_exactly() -> None:
-    weight = workloads.snap(torch.randn(64, 512), 0)
+    weight = problems.snap(torch.randn(64, 512), 0)
     currents = (torch.rand(4096, 512) < 0.15).float() @ weight.t()
-    assert (currents - workloads.THRESHOLD).abs().min() > 0
+    assert (currents - problems.THRESHOLD).abs().min() > 0
     assert weight.unique().numel() > 1000  # fine enough to be a weight
 
 
@@ -95,8 +102,15 @@ def test_an_unknown_layer_is_named() -> None:
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("workload", TINY)
-@pytest.mark.parametrize("name", ["h2learn", "pytorch", "pytorch-channels-last"])
+@pytest.mark.parametrize(
+    ("name", "workload"),
+    [
+        (name, workload)
+        for name in ("h2learn", "pytorch", "pytorch-channels-last")
+        for workload in TINY
+        if contestants.applies(name, TINY[workload])
+    ],
+)
 def test_contestants_agree_with_float64(name: str, workload: str, surrogate: str) -> None:
     loss_error, gradient_error = run(name, workload, surrogate)
     assert loss_error <= peers.LOSS_TOLERANCE
@@ -168,7 +182,7 @@ def test_saved_bytes_of_packed_spikes_are_words_and_masks() -> None:
     )
     readout = h2learn.nn.Linear(256, 4, bias=False)
     inputs = h2learn.SpikeTensor.from_dense((torch.rand(3, 5, 128) < 0.5).float())
-    result = readout(neuron(10 * layer(inputs))).sum()
+    result = readout(neuron(layer(inputs))).sum()
     parameters = [layer.weight, readout.weight]
     words = 3 * 5 * (128 + 256 + 256) // 8  # the input's, the neurons', and their mask's
     scalars = 8  # decay and threshold
@@ -186,7 +200,7 @@ def test_interleaved_timing_tells_slow_from_fast() -> None:
 
 
 def test_time_limit_ends_what_takes_too_long() -> None:
-    with pytest.raises(TimeoutError, match="longer than 0.05 s"), measure.time_limit(0.05):
+    with pytest.raises(TimeoutError, match=r"longer than 0\.05 s"), measure.time_limit(0.05):
         time.sleep(5)
 
 
@@ -218,15 +232,14 @@ def test_no_ratio_when_h2learn_itself_is_wrong() -> None:
 
 
 def test_the_command_writes_its_rows(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(workloads.WORKLOADS, "a", TINY["images"])
+    monkeypatch.setitem(problems.WORKLOADS, "a", TINY["images"])
     monkeypatch.setitem(
         CONTESTANTS, "snntorch", lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))
     )
     file = tmp_path / "peers.json"
-    status = peers.main(
-        ["--workloads", "a", "--threads", "1", "--rounds", "1", "--json", str(file)]
-        + ["--peers", "h2learn,pytorch,snntorch,pytorch-bf16"]
-    )
+    options = ["--workloads", "a", "--threads", "1", "--rounds", "1"]
+    names = ["--peers", "h2learn,pytorch,snntorch,pytorch-bf16"]
+    status = peers.main([*options, *names, "--json", str(file)])
     report = json.loads(file.read_text())
     rows = {row["peer"]: row for row in report["rows"]}
     assert status == 0
@@ -239,6 +252,41 @@ def test_the_command_writes_its_rows(tmp_path, monkeypatch, capsys) -> None:
     assert rows["snntorch"]["ratio"] is None
     assert rows["snntorch"]["reason"] == "failed: RuntimeError: broken"
     assert "pytorch" in capsys.readouterr().out
+
+
+def test_results_take_the_place_of_the_old_ones(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(problems.WORKLOADS, "a", TINY["images"])
+    file, page = tmp_path / "peers.json", tmp_path / "RESULTS.md"
+    options = ["--workloads", "a", "--threads", "1", "--rounds", "1", "--peers", "h2learn,pytorch"]
+    peers.main([*options, "--json", str(file)])
+    page.write_text("before\n<!-- peers-rect -->\nold\n<!-- /peers-rect -->\nafter\n")
+    monkeypatch.setattr(results, "RESULTS", page)
+    assert results.main([str(file)]) == 0
+    once = page.read_text()
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert f"python bench/peers.py {' '.join(options)}" in once
+    assert machine.line() in once
+    assert "| 1 | pytorch | " in once
+    assert results.main([str(file)]) == 0
+    assert page.read_text() == once
+
+
+def test_results_of_an_unknown_kind_change_nothing(tmp_path, monkeypatch, capsys) -> None:
+    file, page = tmp_path / "other.json", tmp_path / "RESULTS.md"
+    file.write_text('{"rows": [{"x": 1}]}')
+    page.write_text("kept")
+    monkeypatch.setattr(results, "RESULTS", page)
+    assert results.main([str(file)]) == 2
+    assert "neither of peers.py" in capsys.readouterr().err
+    assert page.read_text() == "kept"
+
+
+def test_the_page_of_results_has_every_section() -> None:
+    text = results.RESULTS.read_text()
+    for name in ("peers-rect", "peers-atan", "accuracy", "kernels"):
+        assert "figures" in results.replace(text, name, "figures")
 
 
 @pytest.mark.parametrize(

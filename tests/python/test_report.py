@@ -109,7 +109,16 @@ def test_tables_fit_80_columns_even_with_the_widest_numbers():
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    for number in ("888 M", "88.8 %", "100.0 %", "999 kB", "888 MB", "888.9", "99.0 M", "890 M  89%"):
+    for number in (
+        "888 M",
+        "88.8 %",
+        "100.0 %",
+        "999 kB",
+        "888 MB",
+        "888.9",
+        "99.0 M",
+        "890 M  89%",
+    ):
         assert number in text
 
 

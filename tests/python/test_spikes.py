@@ -230,6 +230,9 @@ def test_prints():
     assert "(3, 2, 5)" in text
     assert f"{packed.count()} spikes" in text
     assert str(packed) == text == f"{packed}"
+    assert "(3, 2, 5)" in repr(packed.to("meta"))
+    assert "2 planes" in repr(packed + packed) or "planes=2" in repr(packed + packed)
+    assert "grad_fn" in repr(packed.clone().requires_grad_()[0])
 
 
 def test_to():
@@ -247,17 +250,38 @@ def test_numpy_and_lists():
     dense = spikes((3, 2, 5))
     packed = SpikeTensor.from_dense(dense)
     assert packed.tolist() == dense.tolist()
-    assert np.array_equal(packed.to_dense().numpy(), dense.numpy())
+    for array in (packed.numpy(), np.asarray(packed), np.array(packed), np.from_dlpack(packed)):
+        assert array.dtype == np.float32
+        assert np.array_equal(array, dense.numpy())
+    assert np.asarray(packed, dtype=np.int8).dtype == np.int8
+    assert torch.equal(torch.from_dlpack(packed), dense)
     assert packed.sum().item() == dense.sum().item()
     assert len(packed) == 3
+    learned = packed.clone().requires_grad_()
+    for convert in (learned.numpy, lambda: np.asarray(learned), learned.__dlpack__):
+        with pytest.raises(RuntimeError, match="detach"):
+            convert()
+    assert np.array_equal(learned.numpy(force=True), dense.numpy())
+
+
+def test_shared_memory():
+    dense = spikes((3, 2, 5))
+    packed = SpikeTensor.from_dense(dense).share_memory_()
+    assert packed.words.is_shared()
+    assert torch.equal(packed.to_dense(), dense)
 
 
 def test_collates_in_a_data_loader():
     samples = [(SpikeTensor.from_dense(spikes((4, 9), seed=i), lead=1), i) for i in range(4)]
+    expected = torch.stack([s.to_dense() for s, _ in samples])
     batch, labels = next(iter(torch.utils.data.DataLoader(samples, batch_size=4)))
     assert isinstance(batch, SpikeTensor)
-    assert torch.equal(batch.to_dense(), torch.stack([s.to_dense() for s, _ in samples]))
+    assert torch.equal(batch, expected)
     assert labels.tolist() == [0, 1, 2, 3]
+    workers = torch.utils.data.DataLoader(
+        samples, batch_size=4, num_workers=1, multiprocessing_context="fork"
+    )
+    assert torch.equal(next(iter(workers))[0], expected)
 
 
 # Everything else in torch: what the dense tensor gives.
@@ -491,6 +515,7 @@ def test_saved_for_backward_stays_packed():
         lambda x: x[0].fill_(1),
         lambda x: F.relu(x, inplace=True),
         lambda x: x.bernoulli_(),
+        lambda x: x.apply_(lambda value: value + 1),
     ],
 )
 def test_writing_is_refused(write):

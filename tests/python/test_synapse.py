@@ -248,6 +248,16 @@ def test_views_and_narrow_floats(view, kernel):
     assert gold.relative_error(base.grad, expected) <= 1e-6
 
 
+def test_currents_may_be_modified_in_place():
+    """Also where one image was computed once for all timesteps."""
+    layer, image = make(nn.Conv2d, 3, 4, 3), torch.randn(2, 3, 6, 6)
+    x = image.expand(5, *image.shape)
+    weights = torch.randn(5, 2, 4, 4, 4)
+    expected = torch.autograd.grad((F.relu(layer(x)) * weights).sum(), layer.weight)[0]
+    currents = F.relu_(layer(x))
+    assert torch.equal(torch.autograd.grad((currents * weights).sum(), layer.weight)[0], expected)
+
+
 @pytest.mark.parametrize("lay_out", [lambda w: w.transpose(2, 3).contiguous().transpose(2, 3),
                                      lambda w: w.contiguous(memory_format=torch.channels_last)])  # fmt: skip
 def test_weights_in_any_memory_layout(lay_out):

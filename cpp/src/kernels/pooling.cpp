@@ -54,8 +54,7 @@ struct Run {
                      std::int64_t oh, std::int64_t ow, std::int64_t channel)
       : geometry(g),
         image(spikes),
-        first((oh * g.stride_height * g.in_width + ow * g.stride_width) * sizes.channels +
-              channel),
+        first((oh * g.stride_height * g.in_width + ow * g.stride_width) * sizes.channels + channel),
         row(g.in_width * sizes.channels),
         column(sizes.channels),
         count(smaller(sizes.channels - channel, block)) {}
@@ -123,14 +122,13 @@ void count_pool(const PoolGeometry& geometry, const PackedView& spikes, std::uin
       std::memset(first_plane + p * plane_words, 0, static_cast<std::size_t>(sizes.out_words) * 8);
     }
     for_each_run(sizes, [&](std::int64_t oh, std::int64_t ow, std::int64_t c, std::int64_t place) {
-                              const Run run(geometry, sizes, image, oh, ow, c);
-                              std::uint64_t counter[most_planes];
-                              count_spikes(run, counter);
-                              for (int p = 0; p < planes; ++p) {
-                                or_bits(first_plane + p * plane_words, place, run.count,
-                                        counter[p]);
-                              }
-                            });
+      const Run run(geometry, sizes, image, oh, ow, c);
+      std::uint64_t counter[most_planes];
+      count_spikes(run, counter);
+      for (int p = 0; p < planes; ++p) {
+        or_bits(first_plane + p * plane_words, place, run.count, counter[p]);
+      }
+    });
   }
 }
 
@@ -143,9 +141,9 @@ void max_pool(const PoolGeometry& geometry, const PackedView& spikes, std::uint6
     std::uint64_t* const to = out + r * sizes.out_words;
     std::memset(to, 0, static_cast<std::size_t>(sizes.out_words) * 8);
     for_each_run(sizes, [&](std::int64_t oh, std::int64_t ow, std::int64_t c, std::int64_t place) {
-                              const Run run(geometry, sizes, image, oh, ow, c);
-                              or_bits(to, place, run.count, any_spike(run));
-                            });
+      const Run run(geometry, sizes, image, oh, ow, c);
+      or_bits(to, place, run.count, any_spike(run));
+    });
   }
 }
 
@@ -189,8 +187,7 @@ void average_pool_backward(const PoolGeometry& geometry, const float* grad_outpu
     const Holders vertical(line % geometry.in_height, geometry.kernel_height,
                            geometry.stride_height, sizes.out_height);
     for (std::int64_t iw = 0; iw < sizes.in_width; ++iw) {
-      const Holders horizontal(iw, geometry.kernel_width, geometry.stride_width,
-                               sizes.out_width);
+      const Holders horizontal(iw, geometry.kernel_width, geometry.stride_width, sizes.out_width);
       for (std::int64_t c = 0; c < sizes.channels; c += lanes) {
         const std::int64_t left = sizes.channels - c;
         Floats sum = {};
@@ -240,9 +237,9 @@ void max_pool_backward(const PoolGeometry& geometry, const PackedView& spikes,
     float* const to = grad_inputs + r * sizes.in_features;
     std::memset(to, 0, static_cast<std::size_t>(sizes.in_features) * sizeof(float));
     for_each_run(sizes, [&](std::int64_t oh, std::int64_t ow, std::int64_t c, std::int64_t place) {
-                              const Run run(geometry, sizes, image, oh, ow, c);
-                              pass_to_first_spike(run, from + place, to);
-                            });
+      const Run run(geometry, sizes, image, oh, ow, c);
+      pass_to_first_spike(run, from + place, to);
+    });
   }
 }
 

@@ -92,7 +92,8 @@ H2LEARN_INLINE void prefetch(const float* values, std::int64_t index) {
 /// Whether this block's rows of `to` can be streamed: whole, and aligned as the stores demand.
 H2LEARN_INLINE bool streams(const SomaPlan& plan, const Place& place, const float* to) {
   const std::int64_t values = plan.shape.steps * place.state_step;
-  return values * static_cast<std::int64_t>(sizeof(float)) >= stream_from_bytes && place.neurons == block && place.state_step % lanes == 0 &&
+  return values * static_cast<std::int64_t>(sizeof(float)) >= stream_from_bytes &&
+         place.neurons == block && place.state_step % lanes == 0 &&
          aligned_for_streaming(to + place.state);
 }
 
@@ -179,9 +180,8 @@ H2LEARN_INLINE Floats decaying_exponential(const SomaPlan& plan, Floats v) {
   const Floats halvings = distance * broadcast(plan.steepness);
   const Floats shifted = halvings + broadcast(round_to_integer);
   const Floats n = shifted - broadcast(round_to_integer);
-  const Floats r =
-      ((distance - n * broadcast(plan.half_high)) - n * broadcast(plan.half_low)) *
-      broadcast(plan.inverse_width);
+  const Floats r = ((distance - n * broadcast(plan.half_high)) - n * broadcast(plan.half_low)) *
+                   broadcast(plan.inverse_width);
   Floats e = broadcast(1.0F / 720.0F);
   e = e * r + broadcast(-1.0F / 120.0F);
   e = e * r + broadcast(1.0F / 24.0F);
@@ -222,6 +222,10 @@ struct Sums {
   alignas(64) float through_spike[block];
   alignas(64) float reset_spike[block];  ///< soft reset: H_t where s_t = 1
   alignas(64) float grad_u[block];
+
+  H2LEARN_INLINE void clear() {
+    for (int i = 0; i < block; ++i) decay[i] = threshold[i] = 0.0;
+  }
 };
 
 /// h_(t-1) of the block's neurons.
@@ -244,9 +248,8 @@ H2LEARN_INLINE void membrane_before(const SomaPlan& plan, const SomaGradients& g
   }
 }
 
-[[gnu::noinline]] void add_to_sums(const SomaPlan& plan, const SomaGradients& g,
-                                   const Place& place, std::int64_t t, bool want_decay,
-                                   Sums& sums) noexcept {
+[[gnu::noinline]] void add_to_sums(const SomaPlan& plan, const SomaGradients& g, const Place& place,
+                                   std::int64_t t, bool want_decay, Sums& sums) noexcept {
   for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.through_spike[i];
   if (plan.options.reset == Reset::soft) {
     for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.reset_spike[i];
@@ -286,8 +289,8 @@ template <Surrogate surrogate, Reset reset>
 void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
                     double* decay_sum, double* threshold_sum) noexcept {
   // With the mask at hand, this is all that the membrane itself is needed for.
-  const bool reads_membrane = surrogate != Surrogate::rect || g.mask == nullptr ||
-                              (reset == Reset::hard && plan.attached);
+  const bool reads_membrane =
+      surrogate != Surrogate::rect || g.mask == nullptr || (reset == Reset::hard && plan.attached);
   const bool wants_sums = decay_sum != nullptr || threshold_sum != nullptr;
   const Place place(plan, index);
   const Floats decay = broadcast(plan.options.decay);
@@ -303,7 +306,7 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   Window outgoing;
   const bool streaming = streams(plan, place, g.grad_currents);
   Sums sums;
-  if (wants_sums) std::memset(&sums, 0, sizeof sums);
+  if (wants_sums) sums.clear();
   for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
     prefetch(g.grad_spikes, place.value(t));
     if (!streaming) prefetch(g.grad_currents, place.value(t));
@@ -323,14 +326,12 @@ void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
       Floats membrane = {};
       if (reads_membrane) membrane = load(u + i * lanes);
       const Floats through_reset = carried[i] * (reset == Reset::hard ? membrane : threshold);
-      const Floats at_spike =
-          load(grad_spikes + i * lanes) - pick(attached, through_reset, zero);
+      const Floats at_spike = load(grad_spikes + i * lanes) - pick(attached, through_reset, zero);
       Floats through_spike = bump<surrogate>(plan, membrane - threshold) * at_spike;
       if constexpr (is_compact(surrogate)) {
         through_spike = pick(lanes_of(inside >> (i * lanes)), through_spike, zero);
       }
-      const Floats past_reset =
-          reset == Reset::hard ? pick(spike, zero, carried[i]) : carried[i];
+      const Floats past_reset = reset == Reset::hard ? pick(spike, zero, carried[i]) : carried[i];
       const Floats grad_u = through_spike + past_reset;
       put(grad_currents + i * lanes, gain * grad_u, streaming);
       if (wants_sums) {
@@ -359,10 +360,14 @@ BackwardBlock choose(const SomaPlan& plan) {
 
 BackwardBlock choose(const SomaPlan& plan) {
   switch (plan.options.surrogate) {
-    case Surrogate::triangle: return choose<Surrogate::triangle>(plan);
-    case Surrogate::atan: return choose<Surrogate::atan>(plan);
-    case Surrogate::sigmoid: return choose<Surrogate::sigmoid>(plan);
-    default: return choose<Surrogate::rect>(plan);
+    case Surrogate::triangle:
+      return choose<Surrogate::triangle>(plan);
+    case Surrogate::atan:
+      return choose<Surrogate::atan>(plan);
+    case Surrogate::sigmoid:
+      return choose<Surrogate::sigmoid>(plan);
+    default:
+      return choose<Surrogate::rect>(plan);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/bit_run.hpp"
 #include "kernels/lane_mask.hpp"
 #include "kernels/streaming.hpp"
+#include "kernels/transpose.hpp"
 
 namespace h2learn::H2LEARN_TARGET {
 namespace {
@@ -30,7 +31,8 @@ H2LEARN_INLINE bool pack_word(const float* dense, std::int64_t count, std::uint6
   for (int i = 0; i < vectors; ++i) {
     const std::int64_t left = count - i * lanes;
     if (left <= 0) break;
-    const Floats value = left >= lanes ? load(dense + i * lanes) : load_first(dense + i * lanes, left);
+    const Floats value =
+        left >= lanes ? load(dense + i * lanes) : load_first(dense + i * lanes, left);
     ones |= bits_of(equal(value, one)) << (i * lanes);
     zeros |= bits_of(equal(value, Floats{})) << (i * lanes);
   }
@@ -50,8 +52,8 @@ bool pack(const float* dense, std::int64_t rows, std::int64_t features, std::uin
       const std::int64_t left = features - first;
       const float* const from = dense + i / row_words * features + first;
       // The constant lets the compiler drop the checks for a row's end from the usual case.
-      all_binary &= left >= block ? pack_word(from, block, words + i)
-                                  : pack_word(from, left, words + i);
+      all_binary &=
+          left >= block ? pack_word(from, block, words + i) : pack_word(from, left, words + i);
     }
     if (!all_binary) {
 #pragma omp atomic write
@@ -63,11 +65,11 @@ bool pack(const float* dense, std::int64_t rows, std::int64_t features, std::uin
 
 /// Everything that unpacking one word needs to know.
 struct Unpack {
-  const std::uint64_t* words;
-  std::int64_t planes;
-  std::int64_t plane_words;
-  Floats scale;
-  bool streaming;
+  const std::uint64_t* words = nullptr;
+  std::int64_t planes = 0;
+  std::int64_t plane_words = 0;
+  Floats scale = {};
+  bool streaming = false;
 };
 
 H2LEARN_INLINE Floats count_of(const Unpack& job, std::int64_t word, int shift) {
@@ -132,31 +134,14 @@ std::int64_t popcount(const std::uint64_t* words, std::int64_t count) {
   return total;
 }
 
-constexpr int squares = vector_bytes / 8;
-
-typedef std::uint64_t Words __attribute__((vector_size(vector_bytes)));
+/// One square in each lane.
+constexpr int squares = word_lanes;
 
 /// Row r of `squares` squares of 64 by 64 bits.
 union Tile {
   Words rows[block];
   std::uint64_t words[block][squares];
 };
-
-/// Transposes every square: quarters change places, then the quarters of the quarters, and so on.
-H2LEARN_INLINE void transpose(Tile& tile) {
-  std::uint64_t mask = 0xffffffffU;
-#pragma GCC unroll 6
-  for (int half = 32; half > 0; half /= 2, mask ^= mask << half) {
-    const Words low = mask - Words{};
-    for (int upper = 0; upper < block; upper += 2 * half) {
-      for (int r = upper; r < upper + half; ++r) {
-        const Words change = ((tile.rows[r] >> half) ^ tile.rows[r + half]) & low;
-        tile.rows[r + half] ^= change;
-        tile.rows[r] ^= change << half;
-      }
-    }
-  }
-}
 
 /// Matrices of bits that follow each other, and the transposed ones. Strides count bits.
 struct Transposition {
@@ -170,9 +155,7 @@ struct Transposition {
   std::int64_t out_stride;
 
   H2LEARN_INLINE std::int64_t row_squares() const { return words_of_row(rows); }
-  H2LEARN_INLINE std::int64_t squares_each() const {
-    return row_squares() * words_of_row(columns);
-  }
+  H2LEARN_INLINE std::int64_t squares_each() const { return row_squares() * words_of_row(columns); }
 };
 
 /// Where one square lies: numbered matrix by matrix, then along the rows of the output.
@@ -216,7 +199,7 @@ void transpose_squares(const Transposition& job, std::int64_t from, std::int64_t
   for (std::int64_t first = from; first < to; first += squares) {
     const int here = static_cast<int>(to - first < squares ? to - first : squares);
     for (int lane = 0; lane < here; ++lane) fill(job, Square(job, first + lane), tile, lane);
-    transpose(tile);
+    transpose_words(tile.rows);
     for (int lane = 0; lane < here; ++lane) drain(job, Square(job, first + lane), tile, lane);
   }
 }
@@ -242,8 +225,8 @@ void transpose_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t c
                     std::uint64_t* out) {
   const std::int64_t in_row = words_of_row(columns);
   const std::int64_t out_row = words_of_row(rows);
-  const Transposition job{bits,         out,              rows,        columns,
-                          rows * in_row, columns * out_row, in_row * 64, out_row * 64};
+  const Transposition job{bits,        out,         rows, columns, rows * in_row, columns * out_row,
+                          in_row * 64, out_row * 64};
   if (job.squares_each() > 0) transpose_all(job, 1, 1);
 }
 

@@ -8,13 +8,11 @@
 namespace h2learn {
 
 struct SpikesKernels {
-  bool (*pack)(const float* dense, std::int64_t rows, std::int64_t features,
-               std::uint64_t* words);
+  bool (*pack)(const float* dense, std::int64_t rows, std::int64_t features, std::uint64_t* words);
   void (*unpack)(const PackedView& packed, float scale, float* dense);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
-  void (*transpose_matrices)(const std::uint64_t* bits, std::int64_t matrices,
-                             std::int64_t words, std::int64_t rows, std::int64_t columns,
-                             std::uint64_t* out);
+  void (*transpose_matrices)(const std::uint64_t* bits, std::int64_t matrices, std::int64_t words,
+                             std::int64_t rows, std::int64_t columns, std::uint64_t* out);
   void (*transpose_bits)(const std::uint64_t* bits, std::int64_t rows, std::int64_t columns,
                          std::uint64_t* out);
 };

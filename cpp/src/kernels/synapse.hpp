@@ -25,6 +25,33 @@ struct Run {
   std::int32_t length;
 };
 
+/// Consecutive terms of a sum that are consecutive in a window, too: `length` terms from `target`,
+/// `row` rows below the window's origin, from `offset` (in a padded copy of one group's channels).
+struct WindowRun {
+  std::int32_t row;
+  std::int32_t offset;
+  std::int32_t target;
+  std::int32_t length;
+};
+
+/// The same rows as windows that slide over the padded image in equal steps, which lets dense
+/// kernels read a padded copy in place of gathered rows. Not every product has them.
+struct Windows {
+  const WindowRun* runs;             ///< null when the rows are no such windows
+  const std::int32_t* first_of_block;  ///< runs of each block of sum_block terms: [blocks + 1]
+  std::int64_t image_height;
+  std::int64_t image_width;
+  std::int64_t channels;             ///< of a group
+  std::int64_t height;               ///< rows of windows
+  std::int64_t width;                ///< windows in a row
+  std::int64_t stride_height;
+  std::int64_t stride_width;
+  std::int64_t top;                  ///< rows of padding above the image; cropped when negative
+  std::int64_t left;
+  std::int64_t window_height;        ///< from the first to the last tap
+  std::int64_t window_width;
+};
+
 /// Images and how rows are gathered from them. Exactly one of `words` and `values` is set.
 struct GatheredRows {
   const Run* runs;                 ///< of all positions, each position's by ascending target
@@ -39,6 +66,7 @@ struct GatheredRows {
   std::int64_t words_per_image;
   const float* values;             ///< [images, image_stride]
   std::int64_t image_stride;
+  Windows windows;
 };
 
 /// How the work is done: a constant of each call (kernel.hpp).

@@ -8,20 +8,13 @@
 
 #include <cstdint>
 
+#include "kernels/synapse_choice.hpp"
 #include "kernels/synapse_lists.hpp"
 #include "kernels/synapse_panels.hpp"
 #include "kernels/vec.hpp"
 
 namespace h2learn {
 namespace {
-
-/// Measured densities below which listing what is set beats multiplying everything.
-struct Crossover {
-  float bits;
-  float values;
-};
-constexpr Crossover crossover = {0.6F, 0.5F};
-
 
 /// Rows of the dense kernel's tile of registers.
 constexpr int tile_rows = vector_bytes == 64 ? 14 : 6;
@@ -56,7 +49,9 @@ inline void expand_bits(const std::uint64_t* bits, std::int64_t rows, std::int64
   }
 }
 
-inline void prepare_rows(const BlockRows& from, Method method, PreparedRows& to) {
+/// `vectors`: of all columns that the rows will be multiplied with.
+inline void prepare_rows(const BlockRows& from, Method method, std::int64_t vectors,
+                         PreparedRows& to) {
   to.rows = from.rows;
   to.depth = from.depth;
   to.event = method == Method::event;
@@ -65,9 +60,10 @@ inline void prepare_rows(const BlockRows& from, Method method, PreparedRows& to)
                                  ? count_bits(from.bits, from.rows, to.lists.counts)
                                  : count_values(from.values, from.rows, from.depth,
                                                 to.lists.counts);
-    const float limit = from.bits != nullptr ? crossover.bits : crossover.values;
     if (method == Method::by_density) {
-      to.event = static_cast<float>(set) < limit * static_cast<float>(from.rows * from.depth);
+      const float density =
+          static_cast<float>(set) / static_cast<float>(from.rows * from.depth);
+      to.event = events_pay(from.bits != nullptr, density, from.depth, vectors, 0);
     }
   }
   if (to.event) {
@@ -121,6 +117,26 @@ inline void add_events(const Lists& lists, const float* panel, float* sums, std:
   }
 }
 
+/// Calls visit.operator()<rows>(first) with `rows` a constant between 1 and `most_rows`.
+template <int most_rows, typename Visit>
+H2LEARN_INLINE void visit_tile(std::int64_t rows, std::int64_t first, Visit visit) {
+  if constexpr (most_rows > 1) {
+    if (rows < most_rows) return visit_tile<most_rows - 1>(rows, first, visit);
+  }
+  visit.template operator()<most_rows>(first);
+}
+
+/// Cuts `count` rows into as few tiles as possible, of nearly equal size.
+template <typename Visit>
+H2LEARN_INLINE void for_each_tile(std::int64_t count, Visit visit) {
+  std::int64_t first = 0;
+  for (std::int64_t tiles = blocks_of(count, tile_rows); tiles > 0; --tiles) {
+    const std::int64_t rows = blocks_of(count - first, tiles);
+    visit_tile<tile_rows>(rows, first, visit);
+    first += rows;
+  }
+}
+
 template <int rows, int vectors>
 inline void multiply_tile(const float* values, const float* panel, std::int64_t depth,
                           float* sums, std::int64_t stride, bool first) {
@@ -143,27 +159,10 @@ inline void multiply_tile(const float* values, const float* panel, std::int64_t 
 template <int vectors>
 inline void multiply_rows(const PreparedRows& rows, const float* panel, float* sums,
                           std::int64_t stride, bool first) {
-  const auto multiply = [&]<int count>(std::int64_t r) {
+  for_each_tile(rows.rows, [&]<int count>(std::int64_t r) {
     multiply_tile<count, vectors>(rows.dense + r * sum_block, panel, rows.depth,
                                   sums + r * stride, stride, first);
-  };
-  std::int64_t r = 0;
-  for (; r + tile_rows <= rows.rows; r += tile_rows) multiply.template operator()<tile_rows>(r);
-  if constexpr (tile_rows > 8) {
-    if (r + 8 <= rows.rows) {
-      multiply.template operator()<8>(r);
-      r += 8;
-    }
-  }
-  if (r + 4 <= rows.rows) {
-    multiply.template operator()<4>(r);
-    r += 4;
-  }
-  if (r + 2 <= rows.rows) {
-    multiply.template operator()<2>(r);
-    r += 2;
-  }
-  if (r < rows.rows) multiply.template operator()<1>(r);
+  });
 }
 
 /// sums[rows][stride] += rows * panel (= when it is the first block).

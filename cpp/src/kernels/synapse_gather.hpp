@@ -26,8 +26,8 @@ H2LEARN_INLINE std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
 /// `count` (1 to 64) bits from bit `begin`; never reads a word that holds none of them.
 H2LEARN_INLINE std::uint64_t bits_at(const std::uint64_t* words, std::int64_t begin,
                                      std::int64_t count) {
-  const std::int64_t offset = begin % 64;
-  const std::uint64_t* const word = words + begin / 64;
+  const std::int64_t offset = begin & 63;  // not %, which has to mind negative numbers
+  const std::uint64_t* const word = words + (begin >> 6);
   std::uint64_t bits = word[0] >> offset;
   if (offset + count > 64) bits |= word[1] << (64 - offset);
   return bits & (~std::uint64_t{0} >> (64 - count));

@@ -3,7 +3,8 @@
 //
 // A task is one stretch of positions, a chunk of fan-in and a chunk of columns. Block after block
 // of positions is gathered and transposed, so that a row holds one input's bits at `sum_block`
-// positions, and multiplied with panels of the block's gradients. Stretches are summed apart, so
+// positions, and multiplied with panels of the block's gradients; or, where multiplying densely
+// pays and the rows are windows, these are multiplied in place. Stretches are summed apart, so
 // a layer with few weights is shared out by stretches and one with many by weights; the sums of
 // the stretches are then added in order.
 #include "kernels/synapse_outer.hpp"
@@ -11,6 +12,7 @@
 #include <omp.h>
 
 #include "kernels/synapse_outer_rows.hpp"
+#include "kernels/synapse_outer_windows.hpp"
 #include "kernels/synapse_pack.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_workspace.hpp"
@@ -39,6 +41,9 @@ struct Cut {
   std::int64_t column_chunks;
   std::int64_t padded;      ///< columns of a group, whole vectors
   std::int64_t sums;        ///< floats of all sums
+  std::uint32_t window_planes;  ///< bit p: plane p is multiplied as windows
+
+  bool as_windows(std::int64_t plane) const { return (window_planes >> plane & 1) != 0; }
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
@@ -66,6 +71,11 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.terms = round_up(blocks_of(length, chunks), 64);
   if (product.rows.values != nullptr) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
+  for (std::int64_t plane = 0; plane < product.rows.planes; ++plane) {
+    if (windows_pay(product.rows, product.method, plane, product.columns)) {
+      result.window_planes |= std::uint32_t{1} << plane;
+    }
+  }
   return result;
 }
 
@@ -81,6 +91,7 @@ struct Task {
 };
 
 struct OuterMemory {
+  BlockWindows windows;
   TransposedRows transposed;
   PreparedRows prepared;
   float* panel;  ///< [sum_block + 1][panel_columns] gradients
@@ -100,6 +111,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     memory.tables.levels = carver.take<float>(max_tree_levels * shape.terms * panel_columns);
     return memory;
   }
+  if (shape.window_planes != 0) memory.windows = carve_windows(carver, product.rows);
   memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
   memory.prepared = carve_rows(carver, shape.terms, floats, product.method);
   memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
@@ -122,41 +134,62 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
   for (int v = 0; v < vectors; ++v) store(panel + (depth * vectors + v) * lanes, Floats{});
 }
 
+/// One block of positions, from `position`, in the form that the chosen kernel reads.
+void prepare_block(const OuterProduct& product, const Cut& shape, const Task& task,
+                   std::int64_t plane, std::int64_t position, std::int64_t depth,
+                   OuterMemory& memory) {
+  const bool floats = product.rows.values != nullptr;
+  if (shape.as_windows(plane)) {
+    copy_windows(product.rows, plane, task.group, position, depth, memory.windows);
+    return;
+  }
+  if (floats) {
+    transpose_values(product.rows, task.group, position, depth, task.first_term,
+                     memory.transposed);
+  } else {
+    transpose_bits(product.rows, plane, task.group, position, depth, task.first_term,
+                   task.first_term + task.terms, block_words, memory.transposed);
+  }
+  prepare_rows({memory.transposed.bits, memory.transposed.values, task.terms, depth},
+               product.method, task.columns / lanes, memory.prepared);
+}
+
+/// Adds one block times `left` columns of its gradients, at most one panel of them.
 template <int vectors>
-void add_gradients(const float* from, std::int64_t stride, std::int64_t columns, bool floats,
-                   OuterMemory& memory, float* sums, std::int64_t sums_stride, bool first) {
-  pack_gradients<vectors>(from, stride, memory.prepared.depth, columns, memory.panel);
-  add_panel<vectors>(memory.prepared, floats, memory.panel, sums, sums_stride, first);
+void add_gradients(const OuterProduct& product, const Cut& shape, const Task& task,
+                   std::int64_t plane, const float* gradients, std::int64_t depth,
+                   std::int64_t left, OuterMemory& memory, float* sums, bool first) {
+  const std::int64_t stride = product.rows.groups * product.columns;
+  pack_gradients<vectors>(gradients, stride, depth, left, memory.panel);
+  if (shape.as_windows(plane)) {
+    add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
+                         memory.panel, sums, shape.padded, first);
+  } else {
+    add_panel<vectors>(memory.prepared, product.rows.values != nullptr, memory.panel, sums,
+                       shape.padded, first);
+  }
 }
 
 /// sums[terms][padded] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
                  std::int64_t plane, OuterMemory& memory, float* sums) {
-  const bool floats = product.rows.values != nullptr;
   const std::int64_t stride = product.rows.groups * product.columns;
   for (std::int64_t done = 0; done < task.positions; done += sum_block) {
     const std::int64_t position = task.first_position + done;
     const std::int64_t depth = least(sum_block, task.positions - done);
-    if (floats) {
-      transpose_values(product.rows, task.group, position, depth, task.first_term,
-                       memory.transposed);
-    } else {
-      transpose_bits(product.rows, plane, task.group, position, depth, task.first_term,
-                     task.first_term + task.terms, block_words, memory.transposed);
-    }
-    prepare_rows({floats ? nullptr : memory.transposed.bits, memory.transposed.values, task.terms,
-                  depth},
-                 product.method, memory.prepared);
+    prepare_block(product, shape, task, plane, position, depth, memory);
     const float* const gradients =
         product.gradients + position * stride + task.group * product.columns + task.first_column;
     for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
       const std::int64_t left = product.columns - task.first_column - column;
+      const auto add = [&]<int vectors>() {
+        add_gradients<vectors>(product, shape, task, plane, gradients + column, depth, left,
+                               memory, sums + column, done == 0);
+      };
       if (task.columns - column > lanes) {
-        add_gradients<panel_vectors>(gradients + column, stride, left, floats, memory,
-                                     sums + column, shape.padded, done == 0);
+        add.template operator()<panel_vectors>();
       } else {
-        add_gradients<1>(gradients + column, stride, left, floats, memory, sums + column,
-                         shape.padded, done == 0);
+        add.template operator()<1>();
       }
     }
   }

@@ -2,13 +2,15 @@
 //
 // A task is a block of rows times a chunk of columns of one group. For each plane, block after
 // block of fan-in is gathered, prepared for the kernel that suits it, and multiplied with every
-// panel while it is in cache; the sums stay in the thread's own memory until they are finished.
+// panel while it is in cache; or, where multiplying densely pays and the rows are windows, these
+// are multiplied in place. The sums stay in the thread's own memory until they are finished.
 #include "kernels/synapse_product.hpp"
 
 #include <omp.h>
 
 #include "kernels/synapse_panels.hpp"
 #include "kernels/synapse_tables.hpp"
+#include "kernels/synapse_window.hpp"
 #include "kernels/synapse_workspace.hpp"
 #include "scratch.hpp"
 
@@ -17,28 +19,58 @@ namespace {
 
 /// Rows of a task: enough to use a panel often once it is near, few enough for their lists and
 /// their expanded bits to stay in the second-level cache.
-constexpr std::int64_t task_rows = tile_rows * (vector_bytes == 64 ? 8 : 18);
+constexpr std::int64_t task_rows = 224;
+
+/// Tasks a thread should find, so that it does not wait long for the others, as long as they
+/// have rows enough to be worth it.
+constexpr std::int64_t tasks_per_thread = 4;
+constexpr std::int64_t least_task_rows = 32;
 
 /// Columns of a task: their sums share that cache.
 constexpr std::int64_t task_columns = 16 * panel_columns;
 
+/// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
+constexpr std::int64_t stride_slack = lanes;
+
 /// Blocks of bits gathered at a time.
 constexpr std::int64_t gathered_blocks = 8;
+
+/// How the rows of a product are shared out.
+struct Cut {
+  std::int64_t images;       ///< of a task, when it has whole images; else 1
+  std::int64_t image_tasks;  ///< tasks of one image, when it has several; else 1
+  std::int64_t image_rows;   ///< rows of an image that are not the last task's
+  std::int64_t task_rows;    ///< at most
+  std::int64_t row_tasks;
+  std::int64_t column_tasks;
+  std::int64_t sums_stride;  ///< from one row of a task's sums to the next
+  std::uint32_t window_planes;  ///< bit p: plane p is multiplied as windows
+
+  bool as_windows(std::int64_t plane) const { return (window_planes >> plane & 1) != 0; }
+};
 
 struct ProductMemory {
   std::uint64_t* bits;  ///< [gathered_blocks][rows][block_words], or rows of one table tile
   float* values;        ///< [rows][sum_block]
+  float* padded;        ///< [images][padded rows][padded row]
   PreparedRows prepared;
   TableScratch tables;
-  float* sums;          ///< [rows][task_columns]
+  float* sums;          ///< [rows][sums_stride]
   float* plane_sums;    ///< the same, of one plane of several
 };
 
-ProductMemory carve(const GatherProduct& product, std::int64_t rows, Carver& carver) {
+/// Floats of the padded copies of a task's images.
+std::int64_t padded_size(const Windows& windows, const Cut& shape) {
+  const std::int64_t window_rows = shape.image_rows / windows.width;
+  return shape.images * padded_rows(windows, window_rows) * padded_row(windows) + lanes;
+}
+
+ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carver) {
   const bool floats = product.rows.values != nullptr;
+  const std::int64_t rows = shape.task_rows;
   ProductMemory memory = {};
-  memory.sums = carver.take<float>(rows * task_columns);
-  if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * task_columns);
+  memory.sums = carver.take<float>(rows * shape.sums_stride);
+  if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
   if (product.method == Method::tables) {
     const std::int64_t tile = least(product.tables.inputs * product.tables.rows,
                                     product.rows.length);
@@ -49,6 +81,9 @@ ProductMemory carve(const GatherProduct& product, std::int64_t rows, Carver& car
                                              panel_columns);
     memory.tables.levels = carver.take<float>(max_tree_levels * rows * panel_columns);
     return memory;
+  }
+  if (shape.window_planes != 0) {
+    memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
   memory.prepared = carve_rows(carver, rows, floats, product.method);
   if (floats) {
@@ -66,7 +101,43 @@ struct Task {
   std::int64_t group;
   std::int64_t first_column;  ///< of the group
   std::int64_t columns;       ///< padded to whole vectors
+  std::int64_t stride;        ///< Cut::sums_stride
 };
+
+/// Rows of a task that are whole rows of windows, of one or several images.
+void sum_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                 std::int64_t plane, ProductMemory& memory, float* sums) {
+  const Windows& windows = product.rows.windows;
+  const std::int64_t image_rows = product.rows.positions;
+  const std::int64_t first_image = task.first_row / image_rows;
+  const std::int64_t images = blocks_of(task.rows, image_rows);
+  const std::int64_t first = task.first_row % image_rows / windows.width;
+  const std::int64_t rows = task.rows / images / windows.width;
+  const std::int64_t row_floats = padded_row(windows);
+  const std::int64_t image_floats = padded_rows(windows, rows) * row_floats;
+  for (std::int64_t i = 0; i < images; ++i) {
+    copy_padded(product.rows, plane, task.group, first_image + i, first, rows,
+                memory.padded + i * image_floats);
+  }
+  for (std::int64_t term = 0; term < product.rows.length; term += sum_block) {
+    for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+      const float* const panel =
+          product.panels + layout.panel(task.group, term, task.first_column + column);
+      for (std::int64_t r = 0; r < images * rows; ++r) {
+        const float* const origin = memory.padded + r / rows * image_floats +
+                                    r % rows * windows.stride_height * row_floats;
+        float* const to = sums + r * windows.width * task.stride + column;
+        if (task.columns - column > lanes) {
+          multiply_window_row<panel_vectors>(windows, term / sum_block, first + r % rows, origin,
+                                             panel, to, task.stride, term == 0);
+        } else {
+          multiply_window_row<1>(windows, term / sum_block, first + r % rows, origin, panel, to,
+                                 task.stride, term == 0);
+        }
+      }
+    }
+  }
+}
 
 void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Task& task,
               std::int64_t plane, ProductMemory& memory, float* sums) {
@@ -80,23 +151,23 @@ void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Tas
       const std::uint64_t* const bits =
           memory.bits + (term - begin) / sum_block * task.rows * block_words;
       prepare_rows({bits, nullptr, task.rows, layout.depth(term)}, product.method,
-                   memory.prepared);
+                   task.columns / lanes, memory.prepared);
       add_block(memory.prepared, false,
                 product.panels + layout.panel(task.group, term, task.first_column), task.columns,
-                sums, task_columns, term == 0);
+                sums, task.stride, term == 0);
     }
   }
 }
 
 void sum_values(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-                ProductMemory& memory) {
+                ProductMemory& memory, float* sums) {
   for (std::int64_t term = 0; term < product.rows.length; term += sum_block) {
     gather_values(product.rows, task.group, task.first_row, task.rows, term, memory.values);
     prepare_rows({nullptr, memory.values, task.rows, layout.depth(term)}, product.method,
-                 memory.prepared);
+                 task.columns / lanes, memory.prepared);
     add_block(memory.prepared, true,
               product.panels + layout.panel(task.group, term, task.first_column), task.columns,
-              memory.sums, task_columns, term == 0);
+              sums, task.stride, term == 0);
   }
 }
 
@@ -105,7 +176,7 @@ void sum_tables(const GatherProduct& product, const PanelLayout& layout, const T
   const std::int64_t length = product.rows.length;
   const std::int64_t inputs = product.tables.inputs;
   const std::int64_t tile = inputs * product.tables.rows;
-  for (std::int64_t i = 0; i < task.rows * task_columns; ++i) sums[i] = 0;
+  for (std::int64_t i = 0; i < task.rows * task.stride; ++i) sums[i] = 0;
   for (std::int64_t begin = 0; begin < length; begin += tile) {
     const std::int64_t terms = least(tile, length - begin);
     const std::int64_t row_words = blocks_of(terms, 64);
@@ -118,18 +189,22 @@ void sum_tables(const GatherProduct& product, const PanelLayout& layout, const T
       const Terms rows = {product.panels + layout.element(task.group, begin, first), width, width};
       if (width == panel_columns) {
         add_tables<panel_vectors>(rows, terms, inputs, task.rows, memory.tables, sums + column,
-                                  task_columns);
+                                  task.stride);
       } else {
-        add_tables<1>(rows, terms, inputs, task.rows, memory.tables, sums + column, task_columns);
+        add_tables<1>(rows, terms, inputs, task.rows, memory.tables, sums + column, task.stride);
       }
     }
   }
 }
 
-void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-               std::int64_t plane, ProductMemory& memory, float* sums) {
+void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
+               const Task& task, std::int64_t plane, ProductMemory& memory, float* sums) {
   if (product.method == Method::tables) {
     sum_tables(product, layout, task, plane, memory, sums);
+  } else if (shape.as_windows(plane)) {
+    sum_windows(product, layout, task, plane, memory, sums);
+  } else if (product.rows.values != nullptr) {
+    sum_values(product, layout, task, memory, sums);
   } else {
     sum_bits(product, layout, task, plane, memory, sums);
   }
@@ -140,50 +215,94 @@ void add_plane(const Task& task, std::int64_t plane, const float* plane_sums, fl
   const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
   for (std::int64_t r = 0; r < task.rows; ++r) {
     for (std::int64_t column = 0; column < task.columns; column += lanes) {
-      const std::int64_t i = r * task_columns + column;
+      const std::int64_t i = r * task.stride + column;
       store(sums + i, load(sums + i) + weight * load(plane_sums + i));
     }
   }
 }
 
-/// scale * sums + bias, where the mask has a bit.
+/// out = scale * sums + bias, where the mask has a bit.
 void finish(const GatherProduct& product, const Task& task, const float* sums) {
   const std::int64_t all_columns = product.rows.groups * product.columns;
-  const std::int64_t mask_words = blocks_of(product.rows.positions * all_columns, 64);
   const std::int64_t left = least(task.columns, product.columns - task.first_column);
   const std::int64_t first = task.group * product.columns + task.first_column;
+  const std::int64_t image_bits = product.rows.positions * all_columns;
   const Floats scale = broadcast(product.scale);
+  std::int64_t image = task.first_row / product.rows.positions;
+  std::int64_t bit = task.first_row % product.rows.positions * all_columns + first;
+  float* out = product.out + task.first_row * all_columns + first;
   for (std::int64_t r = 0; r < task.rows; ++r) {
-    const std::int64_t row = task.first_row + r;
-    const std::int64_t position = row % product.rows.positions;
     const std::uint64_t* const mask =
-        product.mask == nullptr ? nullptr
-                                : product.mask + row / product.rows.positions * mask_words;
+        product.mask == nullptr ? nullptr : product.mask + image * blocks_of(image_bits, 64);
     for (std::int64_t column = 0; column < left; column += lanes) {
       const std::int64_t count = least(lanes, left - column);
-      Floats value = load(sums + r * task_columns + column) * scale;
+      Floats value = load(sums + r * task.stride + column) * scale;
       if (product.bias != nullptr) value += load_first(product.bias + first + column, count);
       if (mask != nullptr) {
-        const std::uint64_t needed = bits_at(mask, position * all_columns + first + column, count);
+        const std::uint64_t needed = bits_at(mask, bit + column, count);
         value = select(mask_of_bits(static_cast<std::uint32_t>(needed)), value, Floats{});
       }
-      store_first(product.out + row * all_columns + first + column, value, count);
+      store_first(out + column, value, count);
+    }
+    out += all_columns;
+    bit += all_columns;
+    if (bit >= image_bits) {
+      bit -= image_bits;
+      ++image;
     }
   }
 }
 
-void run_task(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-              ProductMemory& memory) {
-  if (product.rows.values != nullptr) {
-    sum_values(product, layout, task, memory);
-  } else {
-    sum_plane(product, layout, task, 0, memory, memory.sums);
-    for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
-      sum_plane(product, layout, task, plane, memory, memory.plane_sums);
-      add_plane(task, plane, memory.plane_sums, memory.sums);
-    }
+void run_task(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
+              const Task& task, ProductMemory& memory) {
+  sum_plane(product, layout, shape, task, 0, memory, memory.sums);
+  for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
+    sum_plane(product, layout, shape, task, plane, memory, memory.plane_sums);
+    add_plane(task, plane, memory.plane_sums, memory.sums);
   }
   finish(product, task, memory.sums);
+}
+
+Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t threads) {
+  const GatheredRows& rows = product.rows;
+  Cut shape = {};
+  shape.column_tasks = blocks_of(layout.padded(), task_columns);
+  shape.sums_stride = least(layout.padded(), task_columns) + stride_slack;
+  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
+    if (windows_pay(rows, product.method, plane, product.columns)) {
+      shape.window_planes |= std::uint32_t{1} << plane;
+    }
+  }
+  const std::int64_t all_rows = rows.images * rows.positions;
+  const std::int64_t share = threads == 1 ? task_rows : all_rows / (threads * tasks_per_thread);
+  const std::int64_t wanted = least(most(share, least_task_rows), task_rows);
+  // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
+  const std::int64_t unit = shape.window_planes != 0 ? rows.windows.width : 1;
+  shape.images = most(wanted / rows.positions, 1);
+  shape.image_tasks =
+      shape.images > 1 ? 1 : blocks_of(rows.positions, most(round_up(wanted, unit), unit));
+  shape.image_rows = round_up(blocks_of(rows.positions, shape.image_tasks), unit);
+  shape.task_rows = shape.images * shape.image_rows;
+  shape.row_tasks = blocks_of(rows.images, shape.images) * shape.image_tasks;
+  return shape;
+}
+
+Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
+             std::int64_t number) {
+  const std::int64_t positions = product.rows.positions;
+  const std::int64_t column = number % shape.column_tasks * task_columns;
+  const std::int64_t row_task = number / shape.column_tasks % shape.row_tasks;
+  const std::int64_t image = row_task / shape.image_tasks * shape.images;
+  const std::int64_t row = row_task % shape.image_tasks * shape.image_rows;
+  const std::int64_t rows = shape.image_tasks > 1
+                                ? least(shape.image_rows, positions - row)
+                                : least(shape.images, product.rows.images - image) * positions;
+  return {image * positions + row,
+          rows,
+          number / shape.column_tasks / shape.row_tasks,
+          column,
+          least(task_columns, layout.padded() - column),
+          shape.sums_stride};
 }
 
 }  // namespace
@@ -194,28 +313,19 @@ void gather_product(const GatherProduct& product) {
   const std::int64_t length = product.rows.length;
   const PanelLayout layout = {length, product.columns,
                               product.method == Method::tables ? length : sum_block};
-  const std::int64_t all_rows = product.rows.images * product.rows.positions;
-  const std::int64_t block_rows = least(task_rows, all_rows);
-  const std::int64_t row_blocks = blocks_of(all_rows, block_rows);
-  const std::int64_t column_chunks = blocks_of(layout.padded(), task_columns);
-  const std::int64_t group_tasks = row_blocks * column_chunks;
-  Carver sizes(nullptr);
-  carve(product, block_rows, sizes);
   const int threads = omp_get_max_threads();
+  const Cut shape = cut(product, layout, threads);
+  Carver sizes(nullptr);
+  carve(product, shape, sizes);
   char* const memory = static_cast<char*>(
       scratch(ScratchSlot::operands, static_cast<std::size_t>(threads) * sizes.used()));
 #pragma omp parallel num_threads(threads)
   {
     Carver carver(memory + static_cast<std::size_t>(omp_get_thread_num()) * sizes.used());
-    ProductMemory mine = carve(product, block_rows, carver);
+    ProductMemory mine = carve(product, shape, carver);
 #pragma omp for schedule(dynamic)
-    for (std::int64_t t = 0; t < product.rows.groups * group_tasks; ++t) {
-      const std::int64_t block = t % group_tasks / column_chunks;
-      const std::int64_t column = t % column_chunks * task_columns;
-      run_task(product, layout,
-               {block * block_rows, least(block_rows, all_rows - block * block_rows),
-                t / group_tasks, column, least(task_columns, layout.padded() - column)},
-               mine);
+    for (std::int64_t t = 0; t < product.rows.groups * shape.row_tasks * shape.column_tasks; ++t) {
+      run_task(product, layout, shape, task_of(product, layout, shape, t), mine);
     }
   }
 }

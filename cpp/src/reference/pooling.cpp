@@ -8,13 +8,11 @@ namespace {
 /// One output of one image: window (oh, ow), channel c.
 struct Window {
   const PoolGeometry& geometry;
-  std::int64_t oh;
-  std::int64_t ow;
-  std::int64_t c;
+  std::int64_t oh = 0;
+  std::int64_t ow = 0;
+  std::int64_t c = 0;
 
-  std::int64_t output() const {
-    return (oh * geometry.out_width() + ow) * geometry.channels + c;
-  }
+  std::int64_t output() const { return (oh * geometry.out_width() + ow) * geometry.channels + c; }
   std::int64_t taps() const { return geometry.kernel_height * geometry.kernel_width; }
   std::int64_t input(std::int64_t tap) const {
     const std::int64_t ih = oh * geometry.stride_height + tap / geometry.kernel_width;

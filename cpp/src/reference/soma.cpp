@@ -27,14 +27,14 @@ float decaying_exponential(const SomaPlan& plan, float v) {
 }
 
 struct Neuron {
-  std::int64_t b;
-  std::int64_t f;
+  std::int64_t b = 0;
+  std::int64_t f = 0;
 };
 
 /// One neuron's view of the tensors: where its value, its word and its bit lie at timestep t.
 struct Column {
   const SomaPlan& plan;
-  Neuron neuron;
+  Neuron neuron = {};
 
   std::int64_t state() const { return neuron.b * plan.shape.features + neuron.f; }
   std::int64_t value(std::int64_t t) const {
@@ -98,7 +98,7 @@ Sums neuron_backward(const Column& column, const SomaGradients& g, bool want_dec
     const bool spike = column.bit(g.spikes, t);
     const float u = g.membrane != nullptr ? g.membrane[column.value(t)] : 0.0F;
     const float v = u - options.threshold;
-    const bool inside = g.mask != nullptr ? column.bit(g.mask, t)
+    const bool inside = g.mask != nullptr               ? column.bit(g.mask, t)
                         : is_compact(options.surrogate) ? std::fabs(v) < options.width
                                                         : true;
     float through_spike = 0.0F;

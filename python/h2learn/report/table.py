@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from h2learn.counters import LayerCounts
 
 Row = dict[str, Any]
-ALL = "all layers"
+ALL = "total"
 NONE = "-"
 
 PASSES = {"forward": "forward", "backward": "backward", "update": "weight_update"}

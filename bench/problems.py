@@ -134,8 +134,11 @@ class Problem:
     firing_rates: list[float]
 
 
-def make_problem(workload: Workload, seed: int = 0) -> Problem:
-    """Draws inputs and labels, and weights that make every layer fire at `FIRING_RATE`."""
+def make_problem(workload: Workload, seed: int = 0, *, exact: bool = True) -> Problem:
+    """Draws inputs and labels, and weights that make every layer fire at `FIRING_RATE`.
+
+    With `exact` the weights lie on the grid; without, each library rounds its own way.
+    """
     generator = torch.Generator().manual_seed(seed)
     inputs = _make_inputs(workload, generator)
     labels = torch.randint(workload.classes, (workload.batch,), generator=generator)
@@ -150,7 +153,7 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
             continue
         weight = _draw_weight(layer, activity.shape[2:], generator)
         gain = _gain_for_rate(synapse(layer, weight, activity))
-        weight = snap(weight * gain, fraction_bits)
+        weight = snap(weight * gain, fraction_bits) if exact else weight * gain
         activity = fire(synapse(layer, weight, activity))
         weights.append(weight)
         rates.append(activity.mean().item())

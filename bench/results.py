@@ -1,0 +1,141 @@
+"""Puts measurements into RESULTS.md, so that every figure there was written by a command.
+
+    python bench/results.py build/peers.json build/accuracy.json build/kernels.json
+
+Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py and
+accuracy.py write with --json, and what google-benchmark writes with --benchmark_out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import machine
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+Report = dict[str, Any]
+
+
+def section(report: Report) -> tuple[str, str]:
+    """Name and Markdown of the section that a report fills.
+
+    Raises:
+        ValueError: the report is of no kind known here.
+    """
+    if "benchmarks" in report:
+        return "kernels", _kernels(report)
+    if "workloads" in report:
+        return f"peers-{report['surrogate']}", _heading(report) + _peers(report)
+    if "rows" in report and "task" in report["rows"][0]:
+        return "accuracy", _heading(report) + _accuracy(report)
+    raise ValueError("neither of peers.py, nor of accuracy.py, nor of google-benchmark")
+
+
+def replace(text: str, name: str, content: str) -> str:
+    """`text` with the section's content exchanged.
+
+    Raises:
+        ValueError: `text` has no such section.
+    """
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
+    changed, count = pattern.subn(lambda m: f"{m[1]}\n{content}\n{m[2]}", text)
+    if count != 1:
+        raise ValueError(f"expected one section {name!r}, found {count}")
+    return changed
+
+
+def main(files: list[str]) -> int:
+    """Fills one section for each file; returns the exit status."""
+    if not files:
+        print(__doc__, file=sys.stderr)
+        return 2
+    text = RESULTS.read_text()
+    for file in files:
+        try:
+            text = replace(text, *section(json.loads(Path(file).read_text())))
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            print(f"error: {file}: {error}", file=sys.stderr)
+            return 2
+    RESULTS.write_text(text)
+    return 0
+
+
+def _heading(report: Report) -> str:
+    return f"`{report['command']}`\n\n{machine.line(report['machine'])}\n\n"
+
+
+def _peers(report: Report) -> str:
+    parts = [
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+        + f". Surrogate {report['surrogate']}, medians of {report['rounds']} rounds.\n"
+    ]  # fmt: skip
+    for letter, workload in report["workloads"].items():
+        rates = ", ".join(f"{100 * r:.1f}" for r in workload["firing_rates"])
+        parts.append(f"**{letter}**: {workload['network']}. Firing rates: {rates} %.\n")
+        rows = [row for row in report["rows"] if row["workload"] == letter]
+        parts.append(_markdown(
+            ["threads", "library", "step, ms", "h2learn, ms", "ratio", "loss difference",
+             "gradient error", "saved, MB", "h2learn, MB", "note"],
+            [
+                [
+                    row["threads"], row["peer"], _text(row["peer_ms"], ".1f"),
+                    _text(row["h2learn_ms"], ".1f"), _text(row["ratio"], ".2f"),
+                    _text(row["loss_difference"], ".0e"), _text(row["peer_gradient_error"], ".0e"),
+                    _text(row["peer_saved_mb"], ".2f"), _text(row["h2learn_saved_mb"], ".2f"),
+                    row["reason"],
+                ]
+                for row in rows
+            ],
+        ))  # fmt: skip
+    return "\n".join(parts)
+
+
+def _accuracy(report: Report) -> str:
+    return _markdown(
+        ["task", "epochs", "h2learn, %", "PyTorch, %", "difference, points", "goal, %", "reached"],
+        [
+            [
+                row["task"],
+                row["epochs"],
+                _mean_and_all(row, "h2learn"),
+                _mean_and_all(row, "pytorch"),
+                f"{row['difference_points']:+.2f}",
+                f"{row['goal_percent']:.1f}",
+                "yes" if row["reached"] else "no",
+            ]
+            for row in report["rows"]
+        ],
+    )
+
+
+def _mean_and_all(row: Report, side: str) -> str:
+    each = ", ".join(f"{a:.1f}" for a in row[f"{side}_accuracies_percent"])
+    return f"{row[f'{side}_accuracy_percent']:.2f} ({each})"
+
+
+def _kernels(report: Report) -> str:
+    context = report["context"]
+    rows = [
+        [b["name"], f"{b['real_time']:.1f} {b['time_unit']}"]
+        for b in report["benchmarks"]
+        if b.get("run_type") != "aggregate"
+    ]
+    machine_line = f"{context['date'][:10]}: {machine.line().partition(': ')[2]}"
+    return f"`{context['executable']}`\n\n{machine_line}\n\n{_markdown(['kernel', 'time'], rows)}"
+
+
+def _markdown(heading: list[str], rows: list[list[Any]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""Every instruction set gives the same bits, and the one that was forced is the one that ran."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+import workloads
+from h2learn import _core, build_info, nn, ops
+from h2learn.kernels import KERNELS, set_kernel
+from h2learn.surrogate import ATan, Sigmoid, Triangle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+TARGETS = _core.available_targets()
+AT_START = _core.active_target()
+
+
+@pytest.fixture(autouse=True)
+def back_to_the_choice_at_start():
+    yield
+    _core.set_target("auto")
+
+
+def run(workload: workloads.Workload) -> list[torch.Tensor]:
+    """Every layer's output, the loss, and every gradient of one training step."""
+    outputs: list[torch.Tensor] = []
+    handles = [
+        module.register_forward_hook(lambda _m, _a, out: outputs.append(out.detach()))
+        for module in workload.model
+    ]
+    workload.model.zero_grad()
+    inputs = workload.inputs.detach().requires_grad_()
+    loss = F.cross_entropy(workload.model(inputs), workload.labels)
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    grads = [parameter.grad.clone() for parameter in workload.model.parameters()]
+    return [*outputs, loss.detach(), inputs.grad, *grads]
+
+
+def assert_same(results: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for index, (value, reference) in enumerate(zip(results, expected, strict=True)):
+        assert torch.equal(value, reference), f"result {index} of shape {tuple(value.shape)}"
+
+
+def assert_same_on_every_target(workload: workloads.Workload) -> None:
+    results = []
+    for target in TARGETS:
+        _core.set_target(target)
+        assert _core.active_target() == target
+        results.append(run(workload))
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+NEURONS = {
+    "default": lambda: workloads.lif(),
+    "triangle": lambda: workloads.lif(Triangle()),
+    "atan": lambda: workloads.lif(ATan()),
+    "sigmoid": lambda: workloads.lif(Sigmoid()),
+    "soft": lambda: nn.LIF(0.5, 1.0, reset="soft", inclusive=True),
+    "detached": lambda: nn.LIF(0.5, 1.0, detach_reset=True, decay_input=True),
+    "learned": lambda: nn.LIF(0.5, 1.0, learn_decay=True, learn_threshold=True),
+}
+SMALL = {
+    "a": lambda neurons: workloads.a(neurons, steps=4, width=0.2),
+    "b": lambda neurons: workloads.b(neurons, steps=4, batch=2, side=22),
+    "c": lambda neurons: workloads.c(neurons, steps=3, width=0.0625, side=12),
+}
+
+
+def test_there_is_a_reference():
+    assert TARGETS[0] == "scalar"
+    assert build_info()["targets"] == TARGETS
+    assert AT_START == os.environ.get("H2LEARN_TARGET", TARGETS[-1])
+    assert build_info()["active_target"] == AT_START
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", SMALL)
+def test_same_bits_with_every_kernel(name, kernel):
+    workload = SMALL[name](workloads.lif)
+    set_kernel(workload.model, kernel)
+    assert_same_on_every_target(workload)
+
+
+@pytest.mark.parametrize("neurons", NEURONS)
+def test_same_bits_with_every_neuron(neurons):
+    assert_same_on_every_target(SMALL["b"](NEURONS[neurons]))
+
+
+@settings(max_examples=60)
+@given(
+    channels=st.sampled_from([1, 3, 8, 16, 17, 31, 33, 64, 65]),
+    outputs=st.sampled_from([1, 2, 7, 8, 15, 16, 17, 33, 40]),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 1),
+    groups=st.sampled_from([1, 1, 2]),
+    rate=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
+    kernel=st.sampled_from(sorted(KERNELS)),
+    pool=st.sampled_from([nn.AvgPool2d, nn.MaxPool2d]),
+    kind=st.sampled_from(["packed", "dense", "direct"]),
+    seed=st.integers(0, 2**16),
+)
+@pytest.mark.filterwarnings("ignore::h2learn.nn.ActivityWarning")
+def test_same_bits_on_any_shape(
+    channels, outputs, size, stride, padding, groups, rate, kernel, pool, kind, seed
+):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(channels * groups, outputs * groups, 3, stride, padding, groups=groups),
+        nn.LIF(), pool(1, 1), nn.Conv2d(outputs * groups, 5, 1), nn.LIF(surrogate=Triangle()),
+        nn.Flatten(),
+    )  # fmt: skip
+    inputs = workloads.spikes(3, 2, channels * groups, *size, rate=rate)
+    if kind == "dense":
+        inputs = torch.randn(inputs.shape)
+    elif kind == "direct":
+        inputs = torch.randn(inputs.shape[1:]).expand(inputs.shape)
+    model.append(nn.Linear(model(inputs).shape[-1], 3)).append(nn.Readout())
+    set_kernel(model, kernel)
+    assert_same_on_every_target(workloads.Workload(model, inputs, torch.randint(3, (2,))))
+
+
+@given(
+    st.sampled_from([1, 31, 32, 63, 64, 65, 127, 500]),
+    st.integers(1, 3),
+    st.sampled_from([(1, 1), (3, 5), (8, 8)]),
+)
+def test_same_bits_of_bits(features, planes, shape):
+    """Pack, unpack, transposition and pooling work on nothing but bits."""
+    positions, channels = shape
+    results = []
+    dense = (torch.rand(4, features) < 0.5).float()
+    image = workloads.spikes(planes, 4, positions * channels).words[0]
+    for target in TARGETS:
+        _core.set_target(target)
+        words = ops.pack(dense)
+        pool = [channels, positions, 1, 1, 1, 1, 1]
+        results.append([
+            words, ops.unpack(words[None], features, 0.5),
+            ops.transpose_features(image, positions, channels, False),
+            ops.count_pool(image[0], pool), ops.max_pool(image[0], pool),
+        ])  # fmt: skip
+    assert torch.equal(results[0][1], 0.5 * dense)
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+# Choosing.
+
+
+def test_auto_is_the_choice_at_start():
+    _core.set_target("scalar")
+    assert build_info()["active_target"] == "scalar"
+    _core.set_target("auto")
+    assert _core.active_target() == AT_START
+
+
+def test_unknown_target():
+    with pytest.raises(ValueError, match="scalar, .*mmx"):
+        _core.set_target("mmx")
+    assert _core.active_target() == AT_START
+
+
+def in_a_new_process(target: str) -> subprocess.CompletedProcess[str]:
+    code = "import h2learn; print(h2learn.build_info()['active_target'])"
+    environment = {**os.environ, "H2LEARN_TARGET": target, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_environment_forces_a_target(target):
+    assert in_a_new_process(target).stdout.strip() == target
+
+
+def test_environment_names_an_unknown_target():
+    outcome = in_a_new_process("mmx")
+    assert outcome.returncode != 0
+    assert "H2LEARN_TARGET" in outcome.stderr
+    assert "mmx" in outcome.stderr
+    assert "scalar" in outcome.stderr
