@@ -147,7 +147,7 @@ def active_target() -> str:
     """
     The target in use.
     """
-def available_targets() -> list:
+def available_targets() -> list[str]:
     """
     Instruction-set targets this build has and this machine runs, slowest first.
     """
@@ -163,7 +163,7 @@ def bias_update(grad_currents: numpy.typing.NDArray[numpy.float32], out: numpy.t
     """
     out[out_channels]: grad_currents[positions, out_channels] summed over positions.
     """
-def build_info() -> dict:
+def build_info() -> dict[str, str]:
     """
     Facts of this build: version, compiler, build type, sanitizers, OpenMP date.
     """

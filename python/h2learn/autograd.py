@@ -69,17 +69,14 @@ class _Synapse(torch.autograd.Function):
         if recording.listening():
             ctx.owner = recording.owner()
             rows = math.prod(inputs.shape[:lead])
-            saved = _nbytes(inputs)
             recording.record(
                 recording.SynapseForward(
-                    ctx.owner, tuple(shape), lead, rows, inputs, saved, inputs.numel() * 4
+                    ctx.owner, tuple(shape), lead, rows, inputs, _kept_of_inputs(inputs)
                 )
             )
-        height, width = ops.out_size(tuple(shape))
-        features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], height, width)
         if ctx.repeats:
-            currents = currents.expand(inputs.shape[0], *currents.shape).contiguous()
-        return channels_first(currents, inputs.shape[:lead], features)
+            currents = currents.expand(inputs.shape[0], *currents.shape).flatten(0, 1)
+        return currents  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
@@ -87,10 +84,8 @@ class _Synapse(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         lead, shape, kernel = ctx.lead, ctx.shape, ctx.kernel
         want_inputs, want_weight, want_bias = ctx.needs_input_grad[:3]
-        grad = as_float32(grad, "gradient at the currents")
-        rows = math.prod(inputs.shape[:lead])
-        positions = math.prod(ops.out_size(tuple(shape)))
-        grad_currents = channels_last(grad, lead).view(rows, positions, shape[3])
+        grad_currents = as_float32(grad, "gradient at the currents").contiguous()
+        rows = grad_currents.shape[0]
         listening = recording.listening()
         owner = getattr(ctx, "owner", None)
 
@@ -109,7 +104,8 @@ class _Synapse(torch.autograd.Function):
                     inputs.rows(), inputs.scale, grad_currents, shape, kernel
                 )
             elif ctx.repeats:
-                summed = grad_currents.view(grad.shape[0], -1, *grad_currents.shape[1:]).sum(0)
+                steps = inputs.shape[0]
+                summed = grad_currents.view(steps, rows // steps, *grad.shape[1:]).sum(0)
                 grad_weight = ops.weight_update_dense(
                     channels_last(inputs[:1], lead), summed, shape, kernel
                 )
@@ -137,12 +133,13 @@ def _repeats(inputs: Tensor, lead: int) -> bool:
     )
 
 
-def _nbytes(tensor: Tensor) -> int:
-    """Bytes a tensor really occupies: packed words; broadcast dimensions take none."""
-    if isinstance(tensor, SpikeTensor):
-        return tensor.packed_nbytes
-    sizes = [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0]
-    return math.prod(sizes) * tensor.element_size()
+def _kept_of_inputs(inputs: Tensor) -> tuple[recording.Kept, ...]:
+    if not isinstance(inputs, SpikeTensor):
+        return (recording.Kept(inputs, inputs.numel()),)
+    kept = [recording.Kept(inputs.words, inputs.numel())]
+    if inputs.mask is not None:
+        kept.append(recording.Kept(inputs.mask, inputs.numel()))
+    return tuple(kept)
 
 
 def synapse(
@@ -169,7 +166,10 @@ def synapse(
         inputs = inputs.to_dense()
     weight = as_float32(weight, "weight")
     bias = None if bias is None else as_float32(bias, "bias")
-    return _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-any-return, no-untyped-call]
+    currents = _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-untyped-call]
+    # The view is taken out here: torch forbids writing into a view made inside a Function.
+    features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], *ops.out_size(shape))
+    return channels_first(currents, inputs.shape[:lead], features)
 
 
 # ---- soma
@@ -191,6 +191,7 @@ class _Soma(torch.autograd.Function):
         initial: Tensor | None,
         decay: Tensor,
         threshold: Tensor,
+        features: tuple[int, ...],
         lead: int,
         inclusive: bool,
         reset: str,
@@ -202,62 +203,52 @@ class _Soma(torch.autograd.Function):
         scale: float,
         keep_last: bool,
     ) -> tuple[SpikeTensor, Tensor]:
-        features = tuple(currents.shape[lead:])
-        steps = currents.shape[0] if lead == 2 else 1
-        rows = channels_last(currents, lead)
-        rows = rows.view(steps, currents.shape[lead - 1], math.prod(features))
+        # currents [T, B, F] and initial [B, F], channels-last; spikes [T, B, *features] or, with
+        # lead 1, [B, *features].
         want_grad = any(ctx.needs_input_grad[:4])
         want_decay = ctx.needs_input_grad[2]
         needs_membrane = surrogate != "rect" or (reset == "hard" and not detach_reset)
         ctx.options = (inclusive, reset, detach_reset, decay_input, surrogate, width, scale)
-        ctx.lead, ctx.features = lead, features
+        ctx.lead, ctx.count = lead, currents.shape[2]
+        keep_mask = want_grad and compact
+        keep_membrane = want_grad and (needs_membrane or want_decay)
         words, mask, membrane, last = ops.soma_forward(
-            rows,
-            None if initial is None else channels_last(initial, 1),
-            decay,
-            threshold,
-            *ctx.options,
-            want_grad and compact,
-            want_grad and (needs_membrane or want_decay),
-            keep_last,
+            currents, initial, decay, threshold, *ctx.options, keep_mask, keep_membrane, keep_last
         )
-        kept_currents = rows if want_decay and decay_input else None
-        kept_initial = channels_last(initial, 1) if want_decay and initial is not None else None
+        shape = words.shape if lead == 2 else words.shape[1:]
+        spikes = SpikeTensor(
+            words.view(1, *shape), features, mask=mask.view(shape) if keep_mask else None
+        )
         kept = (
-            mask if mask.numel() or not rows.numel() else None,
-            membrane if membrane.numel() else None,
+            words,
+            mask if keep_mask else None,
+            membrane if keep_membrane else None,
+            currents if want_decay and decay_input else None,
+            initial if want_decay else None,
         )
-        if not (want_grad and compact):
-            kept = (None, kept[1])
-        shape = (*currents.shape[:lead], words.shape[-1])
-        lead_mask = None if kept[0] is None else mask.view(shape)
-        spikes = SpikeTensor(words.view(1, *shape), features, mask=lead_mask)
-        ctx.save_for_backward(words, *kept, kept_currents, kept_initial, decay, threshold)
+        ctx.save_for_backward(*kept, decay, threshold)
         ctx.set_materialize_grads(False)
         if recording.listening():
             ctx.owner = recording.owner()
-            recording.record(_soma_event(ctx.owner, spikes, words, *kept, kept_currents))
+            held = tuple(recording.Kept(t, currents.numel()) for t in kept[:4] if t is not None)
+            recording.record(recording.SomaForward(ctx.owner, spikes, held if want_grad else ()))
         if not keep_last:
-            last = rows.new_empty(0)
             ctx.mark_non_differentiable(last)
-            return spikes, last
-        return spikes, channels_first(last, currents.shape[lead - 1 : lead], features)
+        return spikes, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> Any:
         words, mask, membrane, currents, initial, decay, threshold = ctx.saved_tensors
         steps, batch = words.shape[:2]
-        lead_shape = words.shape[:2] if ctx.lead == 2 else words.shape[1:2]
-        count = math.prod(ctx.features)
         if grad_spikes is None:
-            rows = torch.zeros(steps, batch, count)
+            rows = torch.zeros(steps, batch, ctx.count)
         else:
             grad_spikes = as_float32(grad_spikes, "gradient at the spikes")
-            rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, count)
+            rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, ctx.count)
         if grad_last is not None:
-            grad_last = channels_last(as_float32(grad_last, "gradient at the state"), 1)
-        want_currents, want_initial, want_decay, want_threshold = ctx.needs_input_grad[:4]
+            grad_last = as_float32(grad_last, "gradient at the membrane").contiguous()
+        want_initial, want_decay, want_threshold = ctx.needs_input_grad[1:4]
         grad_currents, grad_initial, scalars = ops.soma_backward(
             rows, grad_last, words, mask, membrane, currents, initial, decay, threshold,
             *ctx.options, want_initial, want_decay, want_threshold,
@@ -265,25 +256,12 @@ class _Soma(torch.autograd.Function):
         if recording.listening():
             recording.record(recording.SomaBackward(getattr(ctx, "owner", None), grad_currents))
         return (
-            channels_first(grad_currents, lead_shape, ctx.features) if want_currents else None,
-            channels_first(grad_initial, (batch,), ctx.features) if want_initial else None,
+            grad_currents,
+            grad_initial if want_initial else None,
             scalars[0].view(decay.shape) if want_decay else None,
             scalars[1].view(threshold.shape) if want_threshold else None,
-            *(None,) * 10,
+            *(None,) * 11,
         )
-
-
-def _soma_event(
-    owner: Any,
-    spikes: SpikeTensor,
-    words: Tensor,
-    mask: Tensor | None,
-    membrane: Tensor | None,
-    currents: Tensor | None,
-) -> recording.SomaForward:
-    kept = [t for t in (words, mask, membrane, currents) if t is not None]
-    saved = sum(t.numel() * t.element_size() for t in kept)
-    return recording.SomaForward(owner, spikes, saved, len(kept) * spikes.numel() * 4)
 
 
 def soma(
@@ -321,11 +299,15 @@ def soma(
     currents = as_float32(currents, "currents")
     if isinstance(currents, SpikeTensor):
         currents = currents.to_dense()
+    features = tuple(currents.shape[lead:])
+    steps, batch = (currents.shape[0] if lead == 2 else 1), currents.shape[lead - 1]
     spikes, last = _Soma.apply(  # type: ignore[no-untyped-call]
-        currents, initial, decay, threshold, lead, inclusive, reset, detach_reset, decay_input,
+        channels_last(currents, lead).view(steps, batch, math.prod(features)),
+        None if initial is None else channels_last(as_float32(initial, "initial"), 1),
+        decay, threshold, features, lead, inclusive, reset, detach_reset, decay_input,
         surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last,
     )  # fmt: skip
-    return spikes, last if keep_last else None
+    return spikes, channels_first(last, (batch,), features) if keep_last else None
 
 
 # ---- pooling

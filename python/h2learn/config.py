@@ -35,7 +35,7 @@ DEFAULTS: dict[str, dict[str, Defaults]] = {
     },
     "mnist": {
         "mlp": Defaults(timesteps=8, epochs=15, batch_size=64, lr=3e-3),
-        "lenet": Defaults(timesteps=4, epochs=10, batch_size=64, lr=2e-3),
+        "lenet": Defaults(timesteps=4, epochs=10, batch_size=64, lr=5e-3),
     },
     "nmnist": {
         "lenet": Defaults(timesteps=10, epochs=30, batch_size=16, lr=2e-3),

@@ -13,6 +13,11 @@ cannot be skipped:
 - weight update: the gradient at the current is not zero, and the input has a spike there.
 
 Analog inputs count where they are not zero.
+
+Saved bytes are those kept from the forward to the backward pass, parameters not included: packed
+words, masks, membranes, analog inputs. Memory that two layers share (a layer's spikes are the
+next one's inputs) is counted once, at the first of them. Dense bytes are the same elements at four
+bytes each.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from h2learn import _core, ops, recording
 from h2learn.spikes import SpikeTensor, channels_last
@@ -79,6 +85,7 @@ class OperationCounter:
         self.layers: dict[str, LayerCounts] = {}
         self._names = {id(module): name for name, module in model.named_modules()}
         self._model = model  # keeps the ids of its modules valid
+        self._storages: dict[int, StorageWeakRef] = {}
         self._listening: Any = None
 
     def __enter__(self) -> OperationCounter:
@@ -103,6 +110,21 @@ class OperationCounter:
         counts = self.layers.setdefault(name, LayerCounts(name, kind))
         with torch.no_grad():
             _count(counts, event)
+        if isinstance(event, (recording.SomaForward, recording.SynapseForward)):
+            for kept in event.kept:
+                self._count_bytes(counts, kept)
+
+    def _count_bytes(self, counts: LayerCounts, kept: recording.Kept) -> None:
+        """Adds a kept tensor unless another layer, which shares its memory, has counted it."""
+        storage = kept.tensor.untyped_storage()
+        known = self._storages.get(storage.data_ptr())
+        if known is not None and not known.expired():
+            return
+        self._storages[storage.data_ptr()] = StorageWeakRef(storage)
+        sizes = zip(kept.tensor.shape, kept.tensor.stride(), strict=True)
+        real = math.prod(size for size, stride in sizes if stride != 0)  # not what is broadcast
+        counts.saved_bytes += real * kept.tensor.element_size()
+        counts.dense_bytes += kept.elements * 4
 
 
 def count_operations(model: nn.Module) -> OperationCounter:
@@ -116,16 +138,12 @@ def _count(counts: LayerCounts, event: recording.Event) -> None:
     if isinstance(event, recording.SomaForward):
         counts.neuron_steps += event.spikes.numel()
         counts.spikes += event.spikes.count()
-        counts.saved_bytes += event.saved_bytes
-        counts.dense_bytes += event.dense_bytes
     elif isinstance(event, recording.SomaBackward):
         counts.gradients += event.grad_currents.numel()
         counts.zero_gradients += _zeros(event.grad_currents)
     elif isinstance(event, recording.SynapseForward):
         counts.forward_offered += _offered(event)
         counts.forward_done += _operations(event.shape, _active(event), None)
-        counts.saved_bytes += event.saved_bytes
-        counts.dense_bytes += event.dense_bytes
     elif isinstance(event, recording.SynapseBackward):
         counts.backward_offered += _offered(event)
         mask = event.mask

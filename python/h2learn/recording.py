@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Event",
+    "Kept",
     "Listener",
     "SomaBackward",
     "SomaForward",
@@ -33,11 +34,18 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A tensor kept for the backward pass, and how many elements (packed or not) it stands for."""
+
+    tensor: Tensor
+    elements: int
+
+
+@dataclass(frozen=True)
 class SynapseForward:
     """Currents were computed from `inputs` [*lead, ...], packed or analog; R = `rows` images.
 
-    `saved_bytes` is what the layer keeps for the backward pass beyond its parameters;
-    `dense_bytes` the same tensors in dense float32.
+    `kept`: what the layer keeps for the backward pass beyond its parameters.
     """
 
     owner: nn.Module | None
@@ -45,8 +53,7 @@ class SynapseForward:
     lead: int
     rows: int
     inputs: SpikeTensor | Tensor
-    saved_bytes: int
-    dense_bytes: int
+    kept: tuple[Kept, ...]
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,11 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class SomaForward:
-    """Neurons ran: `spikes` came out; byte counts as in `SynapseForward`."""
+    """Neurons ran: `spikes` came out; `kept` as in `SynapseForward`."""
 
     owner: nn.Module | None
     spikes: SpikeTensor
-    saved_bytes: int
-    dense_bytes: int
+    kept: tuple[Kept, ...]
 
 
 @dataclass(frozen=True)

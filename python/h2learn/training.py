@@ -27,6 +27,7 @@ from h2learn.config import TrainConfig
 from h2learn.counters import LayerCounts, count_operations
 from h2learn.errors import InputError
 from h2learn.models import load_model
+from h2learn.spikes import SpikeTensor
 
 OnStep = Callable[["Progress"], None]
 
@@ -59,11 +60,11 @@ class Data:
         return cls(parts[0], parts[1], config.timesteps)
 
     def batch(self, part: datasets.Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs [T, B, C, H, W] and labels [B]: images are repeated over T, events are as is."""
+        """Inputs [T, B, C, H, W] and labels [B]: events packed, images repeated over T."""
         inputs, labels = part.batch(indices)
-        if not part.is_event:
-            inputs = encoders.direct(inputs, self.timesteps)
-        return inputs, labels
+        if part.is_event:
+            return SpikeTensor.from_dense(inputs), labels
+        return encoders.direct(inputs, self.timesteps), labels
 
 
 @dataclass

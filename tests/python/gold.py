@@ -346,7 +346,9 @@ class Twin:
         if kind == "Linear":
             return linear(x, own["weight"], own.get("bias"))
         if kind == "Conv2d":
-            shape = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")}
+            shape = {
+                key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")
+            }
             return conv2d(x, own["weight"], own.get("bias"), **shape)
         if kind == "AvgPool2d":
             return average_pool(x, module.kernel_size, module.stride)

@@ -148,7 +148,10 @@ def test_spikes_in_two_branches():
     separate = sum(torch.autograd.grad(conv(layer(x)).sum(), x)[0] for conv in (left, right))
     assert torch.allclose(both, separate, rtol=1e-5, atol=1e-6)
     mixed = torch.autograd.grad((lambda s: left(s).sum() + (s * 3).sum())(layer(x)), x)[0]
-    separate = torch.autograd.grad(left(layer(x)).sum(), x)[0] + torch.autograd.grad((layer(x) * 3).sum(), x)[0]
+    separate = (
+        torch.autograd.grad(left(layer(x)).sum(), x)[0]
+        + torch.autograd.grad((layer(x) * 3).sum(), x)[0]
+    )
     assert torch.allclose(mixed, separate, rtol=1e-5, atol=1e-6)
 
 

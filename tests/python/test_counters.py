@@ -144,9 +144,7 @@ def test_against_brute_force(encoding, neurons):
 def test_any_convolution(channels, outputs, groups, size, kernel, stride, padding, dilation, rate):
     model = nn.Sequential(
         nn.LIF(),
-        nn.Conv2d(
-            channels * groups, outputs * groups, kernel, stride, padding, dilation, groups
-        ),
+        nn.Conv2d(channels * groups, outputs * groups, kernel, stride, padding, dilation, groups),
         nn.LIF(),
     )
     drive = (torch.rand(2, 2, channels * groups, *size) < rate).float() - 0.3

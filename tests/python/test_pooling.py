@@ -119,7 +119,8 @@ def test_mask_goes_along(module):
     mask = SpikeTensor(pooled.mask[None], pooled.features).to_dense()
     weights = torch.randn(pooled.shape)
     full, masked = (
-        torch.autograd.grad(pooled, currents, w, retain_graph=True)[0] for w in (weights, weights * mask)
+        torch.autograd.grad(pooled, currents, w, retain_graph=True)[0]
+        for w in (weights, weights * mask)
     )
     assert torch.equal(full, masked)
     if not isinstance(module, nn.MaxPool2d):

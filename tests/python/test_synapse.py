@@ -57,7 +57,9 @@ def contract(layer: nn.Conv2d, inputs: SpikeTensor) -> Tensor:
     currents = total * np.float32(inputs.scale)
     if layer.bias is not None:
         currents = currents + layer.bias.detach().numpy()
-    height = (images.shape[2] + 2 * layer.padding[0] - layer.dilation[0] * (layer.kernel_size[0] - 1) - 1) // layer.stride[0] + 1
+    height = (
+        images.shape[2] + 2 * layer.padding[0] - layer.dilation[0] * (layer.kernel_size[0] - 1) - 1
+    ) // layer.stride[0] + 1
     result = torch.from_numpy(currents).transpose(1, 2)
     return result.unflatten(2, (height, -1)).unflatten(0, inputs.shape[:2])
 
@@ -66,7 +68,9 @@ def sum_in_order(layer: nn.Conv2d, bits: Tensor) -> np.ndarray:
     """[images, positions, outputs]: blocks of SUM_BLOCK fan-in indices, taps outer, channels inner."""
     taps = layer.kernel_size[0] * layer.kernel_size[1]
     sums = []
-    for group, weight in zip(bits.chunk(layer.groups, 1), layer.weight.detach().chunk(layer.groups), strict=True):
+    for group, weight in zip(
+        bits.chunk(layer.groups, 1), layer.weight.detach().chunk(layer.groups), strict=True
+    ):
         columns = F.unfold(group, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         columns = columns.unflatten(1, (-1, taps)).transpose(1, 2).flatten(1, 2)
         flat = weight.flatten(2).transpose(1, 2).flatten(1)
@@ -315,7 +319,9 @@ def test_saves_its_inputs_packed():
         layer(x)
     kept = [t for t in saved if t is not layer.weight and t is not layer.bias]
     assert all(isinstance(t, SpikeTensor) or t.dtype == torch.int64 for t in kept)
-    assert sum(t.packed_nbytes if isinstance(t, SpikeTensor) else t.nbytes for t in kept) == 8 * 4 * 80
+    assert (
+        sum(t.packed_nbytes if isinstance(t, SpikeTensor) else t.nbytes for t in kept) == 8 * 4 * 80
+    )
 
 
 def saved_and_loaded(tensor: Tensor) -> Tensor:
@@ -337,7 +343,9 @@ def test_masked_gradient_is_the_gradient(kernel):
     assert outside.any()
     output = model[1](spiking)
     weights = torch.randn(output.shape)
-    masked, through = torch.autograd.grad((output * weights).sum(), [spiking, currents], retain_graph=True)
+    masked, through = torch.autograd.grad(
+        (output * weights).sum(), [spiking, currents], retain_graph=True
+    )
     dense = spiking.to_dense().detach().requires_grad_()
     (full,) = torch.autograd.grad((model[1](dense) * weights).sum(), dense)
     assert not masked[outside].any()

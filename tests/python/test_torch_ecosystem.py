@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import workloads
 from h2learn import SpikeTensor, nn
 from h2learn.surrogate import ATan, Triangle
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 
@@ -226,7 +227,7 @@ def test_parametrisation():
 
 def test_pruning():
     layer = nn.Conv2d(2, 4, 3)
-    torch.nn.utils.prune.l1_unstructured(layer, "weight", amount=0.5)
+    prune.l1_unstructured(layer, "weight", amount=0.5)
     x = events()
     expected = gold.conv2d(x.to_dense().double(), layer.weight.double(), layer.bias.double())
     assert gold.relative_error(layer(x), expected) < 1e-6

@@ -11,18 +11,19 @@
 namespace h2learn {
 namespace {
 
-/// What a row of one block costs, in units of one multiply-add of one vector. Measured on one
-/// Zen 5 core (AVX-512, AVX2) by timing each part of bench/synapse_bench.cpp alone: rows of 256
-/// terms, densities of 1 to 70 %, panels of one and two vectors, caches warm.
+/// What a row of one block costs, in units of multiplying and adding one vector. Measured on one
+/// Zen 5 core with AVX-512: the kernels of bench/synapse_bench.cpp timed by events and densely at
+/// 1 to 70 % density, and the constants fitted to where the two cross for 1 to 49 vectors of
+/// columns.
 struct Costs {
-  float gather_row;   ///< gathering a row and preparing it for any kernel
-  float list_bit;     ///< listing one set bit
+  float gather_row;   ///< gathering a row, which windows spare
+  float list_bit;     ///< looking at one bit for a list
   float list_value;   ///< looking at one float for a list
   float bit_event;    ///< adding one vector at one set bit
   float value_event;  ///< adding one vector, multiplied, at one non-zero
-  float skip_row;     ///< starting a row's sum by events
+  float start_sum;    ///< one vector's share of walking a list, whatever its length
 };
-constexpr Costs costs = {120, 1.5F, 0.5F, 1.7F, 2.0F, 25};
+constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12};
 
 /// Windows must be so many in a row to fill a register tile, and so few that a row of their sums
 /// fits a thread's memory.
@@ -35,16 +36,14 @@ inline bool has_windows(const GatheredRows& rows) {
 }
 
 /// True when a block of `depth` terms, of which a part `density` is set, is multiplied faster by
-/// events, after gathering or not, than densely with `vectors` vectors of columns.
+/// events than densely with `vectors` vectors of columns. `gathering` is what events cost first.
 inline bool events_pay(bool bits, float density, std::int64_t depth, std::int64_t vectors,
                        float gathering) {
   const float terms = static_cast<float>(depth);
   const float columns = static_cast<float>(vectors);
-  const float listing = bits ? costs.list_bit * density : costs.list_value;
-  const float event = bits ? costs.bit_event : costs.value_event;
-  const float by_events = gathering + listing * terms +
-                          columns * (event * density * terms + costs.skip_row / panel_vectors);
-  return by_events < columns * terms;
+  const float listing = terms * (bits ? costs.list_bit : costs.list_value);
+  const float adding = density * terms * (bits ? costs.bit_event : costs.value_event);
+  return gathering + listing + columns * (adding + costs.start_sum) < columns * terms;
 }
 
 /// Part of one plane's bits that are set.

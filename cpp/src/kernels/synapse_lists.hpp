@@ -108,7 +108,7 @@ constexpr ByteTable make_byte_table() {
 constexpr ByteTable byte_table = make_byte_table();
 
 /// Up to so many set bits in a block, a branch for each costs less than a look-up for each byte.
-constexpr std::int32_t few_bits = 16;
+constexpr std::int32_t few_bits = 4;
 
 /// Appends the offsets of one row's `count` set bits. May write up to list_slack too many.
 H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int32_t count,

@@ -122,8 +122,14 @@ def layer_tables(rows: Sequence[Row], step: str) -> tuple[Table, Table]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.pad_edge = False
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     layer, *numbers = columns
     table.add_column(layer, overflow="fold", min_width=8)
     for name in numbers:
