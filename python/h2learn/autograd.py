@@ -29,7 +29,7 @@ def as_float32(value: Any, name: str) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.device.type not in ("cpu", "meta"):
+    if value.device.type != "cpu":
         raise TypeError(f"{name} must be on the CPU, got device {value.device}; call .cpu()")
     if value.dtype == torch.float32:
         return value
@@ -69,10 +69,9 @@ class _Synapse(torch.autograd.Function):
         if recording.listening():
             ctx.owner = recording.owner()
             rows = math.prod(inputs.shape[:lead])
+            kept = _kept_of_inputs(inputs) if any(ctx.needs_input_grad) else ()
             recording.record(
-                recording.SynapseForward(
-                    ctx.owner, tuple(shape), lead, rows, inputs, _kept_of_inputs(inputs)
-                )
+                recording.SynapseForward(ctx.owner, tuple(shape), lead, rows, inputs, kept)
             )
         if ctx.repeats:
             currents = currents.expand(inputs.shape[0], *currents.shape).flatten(0, 1)

@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, Defaults]] = {
         "lenet": Defaults(timesteps=4, epochs=10, batch_size=64, lr=5e-3),
     },
     "nmnist": {
-        "lenet": Defaults(timesteps=10, epochs=30, batch_size=16, lr=2e-3),
+        "lenet": Defaults(timesteps=10, epochs=20, batch_size=16, lr=3e-3),
         "mlp": Defaults(timesteps=10, epochs=20, batch_size=16, lr=1e-3),
     },
     "cifar10": {

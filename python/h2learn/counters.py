@@ -29,9 +29,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
-from h2learn import _core, ops, recording
+from h2learn import _core, checks, ops, recording
 from h2learn.spikes import SpikeTensor, channels_last
 
 __all__ = ["LayerCounts", "OperationCounter", "count_operations"]
@@ -85,7 +84,10 @@ class OperationCounter:
         self.layers: dict[str, LayerCounts] = {}
         self._names = {id(module): name for name, module in model.named_modules()}
         self._model = model  # keeps the ids of its modules valid
-        self._storages: dict[int, StorageWeakRef] = {}
+        # Of the pass under way: its layers, and the tensors it keeps by address. Holding them
+        # until the next pass makes sure that no address is used again meanwhile.
+        self._forwarded: set[nn.Module] = set()
+        self._kept: dict[int, Tensor] = {}
         self._listening: Any = None
 
     def __enter__(self) -> OperationCounter:
@@ -100,6 +102,8 @@ class OperationCounter:
         trace: TracebackType | None,
     ) -> None:
         self._listening.__exit__(kind, error, trace)
+        self._forwarded.clear()
+        self._kept.clear()
 
     def record(self, event: recording.Event) -> None:
         """Takes one event; events of modules outside the model are ignored."""
@@ -111,16 +115,19 @@ class OperationCounter:
         with torch.no_grad():
             _count(counts, event)
         if isinstance(event, (recording.SomaForward, recording.SynapseForward)):
+            if event.owner in self._forwarded:  # a new pass: what it keeps is its own
+                self._forwarded.clear()
+                self._kept.clear()
+            self._forwarded.add(event.owner)
             for kept in event.kept:
                 self._count_bytes(counts, kept)
 
     def _count_bytes(self, counts: LayerCounts, kept: recording.Kept) -> None:
         """Adds a kept tensor unless another layer, which shares its memory, has counted it."""
-        storage = kept.tensor.untyped_storage()
-        known = self._storages.get(storage.data_ptr())
-        if known is not None and not known.expired():
+        address = kept.tensor.untyped_storage().data_ptr()
+        if address in self._kept:
             return
-        self._storages[storage.data_ptr()] = StorageWeakRef(storage)
+        self._kept[address] = kept.tensor
         sizes = zip(kept.tensor.shape, kept.tensor.stride(), strict=True)
         real = math.prod(size for size, stride in sizes if stride != 0)  # not what is broadcast
         counts.saved_bytes += real * kept.tensor.element_size()
@@ -129,8 +136,7 @@ class OperationCounter:
 
 def count_operations(model: nn.Module) -> OperationCounter:
     """Counts what `model` does inside a `with` block, forward and backward."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    checks.module("model", model)
     return OperationCounter(model)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from h2learn import checks
+
 __all__ = ["KERNELS", "check_kernel", "set_kernel"]
 
 KERNELS = {
@@ -26,6 +28,7 @@ def set_kernel(model: nn.Module, name: str) -> None:
     from h2learn.nn.synapses import Conv2d, Linear
 
     check_kernel(name)
+    checks.module("model", model)
     for module in model.modules():
         if isinstance(module, (Linear, Conv2d)):
             module.kernel = name

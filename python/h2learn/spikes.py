@@ -111,7 +111,13 @@ class SpikeTensor(Tensor):
                 f"for a tensor of shape {list(dense.shape)}, got {lead}"
             )
         shape = dense.shape
-        rows = channels_last(dense.detach().to(torch.float32), lead)
+        dense = dense.detach()
+        if dense.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.bool):
+            # Rounding to float32 must not make a spike of what is not one.
+            wrong = dense[(dense != 0) & (dense != 1)]
+            if wrong.numel():
+                raise ValueError(f"spikes must be 0 or 1, got {wrong[0].item()}")
+        rows = channels_last(dense.to(torch.float32), lead)
         words = ops.pack(rows)
         return cls(words.view(1, *shape[:lead], words.shape[-1]), shape[lead:])
 

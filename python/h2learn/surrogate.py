@@ -22,6 +22,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from h2learn import checks
+
 __all__ = ["ATan", "Rect", "Sigmoid", "Surrogate", "Triangle"]
 
 
@@ -30,6 +32,7 @@ class Surrogate:
     """A unit-area bump of `width` (in units of the membrane potential), times `scale`.
 
     Raises:
+        TypeError: one of them is not a number.
         ValueError: `width` is not a positive finite number, or `scale` is not finite.
     """
 
@@ -40,6 +43,8 @@ class Surrogate:
     compact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        checks.number("width", self.width)
+        checks.number("scale", self.scale)
         if not (math.isfinite(self.width) and self.width > 0):
             raise ValueError(f"width must be positive and finite, got {self.width}")
         if not math.isfinite(self.scale):

@@ -1,9 +1,10 @@
 """Gradients of workloads a, b and c at full size against float64, given the same spikes.
 
-    python tests/python/check_workloads.py [a b c] [--batch N] [--surrogate rect|triangle|atan|sigmoid]
+    python tests/python/check_workloads.py [a b c] [--batch N] [--surrogate rect|atan|...]
 
 Prints the relative norm error of the scores and of every parameter's gradient, beside that of
-plain PyTorch in float32; exit status 1 when one of ours is above 1e-6. Workload c takes about a minute and 2 GB on two cores.
+plain PyTorch in float32; exit status 1 when one of ours is above 1e-6. Workload c takes about a
+minute and 2 GB on two cores.
 """
 
 from __future__ import annotations

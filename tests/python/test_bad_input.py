@@ -77,7 +77,9 @@ CALLS = {
         TypeError, ["dense", "complex64"]),
     "list of spikes": (
         lambda: SpikeTensor.from_dense([[[0, 1]]]), TypeError, ["dense", "torch.Tensor", "list"]),
-    "no features": (lambda: SpikeTensor.from_dense(zeros(2, 3)), ValueError, ["lead", "2", "[2, 3]"]),
+    "no features": (
+        lambda: SpikeTensor.from_dense(zeros(2, 3)),
+        ValueError, ["lead", "2", "[2, 3]"]),
     "lead of 0": (lambda: SpikeTensor.from_dense(zeros(2, 3), 0), ValueError, ["lead", "0"]),
     "float words": (lambda: SpikeTensor(zeros(1, 2, 3, 1), (5,)), TypeError, ["words", "int64"]),
     "short words": (
@@ -88,7 +90,9 @@ CALLS = {
     "negative decay": (lambda: nn.LIF(decay=-0.1), ValueError, ["decay", "-0.1"]),
     "NaN decay": (lambda: nn.LIF(decay=NAN), ValueError, ["decay", "nan"]),
     "text as decay": (lambda: nn.LIF(decay="fast"), TypeError, ["decay", "fast"]),
-    "zero threshold": (lambda: nn.LIF(threshold=0.0), ValueError, ["threshold", "got 0", "greater than 0"]),
+    "zero threshold": (
+        lambda: nn.LIF(threshold=0.0),
+        ValueError, ["threshold", "got 0", "greater than 0"]),
     "negative threshold": (lambda: nn.LIF(threshold=-1.0), ValueError, ["threshold", "-1"]),
     "infinite threshold": (lambda: nn.LIF(threshold=INF), ValueError, ["threshold", "inf"]),
     "unknown reset": (
@@ -100,7 +104,8 @@ CALLS = {
     "PLIF NaN": (lambda: nn.PLIF(decay=NAN), ValueError, ["decay", "nan"]),
     "IF threshold": (lambda: nn.IF(threshold=0.0), ValueError, ["threshold", "0"]),
     "unknown step mode": (
-        lambda: setattr(nn.LIF(), "step_mode", "x"), ValueError, ["step_mode", "'m'", "'s'", "'x'"]),
+        lambda: setattr(nn.LIF(), "step_mode", "x"),
+        ValueError, ["step_mode", "'m'", "'s'", "'x'"]),
     "T of zero": (lambda: nn.LIF()(zeros(0, 2, 3)), ValueError, ["currents", "T", "[0, 2, 3]"]),
     "currents without B": (
         lambda: nn.LIF()(zeros(4, 3)), ValueError, ["currents", "[T, B, ...]", "[4, 3]"]),
@@ -115,7 +120,8 @@ CALLS = {
     "integer currents": (
         lambda: nn.LIF()(zeros(2, 3, 5).long()), TypeError, ["currents", "float32", "int64"]),
     "numpy currents": (
-        lambda: nn.LIF()(zeros(2, 3, 5).numpy()), TypeError, ["currents", "torch.Tensor", "ndarray"]),
+        lambda: nn.LIF()(zeros(2, 3, 5).numpy()),
+        TypeError, ["currents", "torch.Tensor", "ndarray"]),
     "meta currents": (
         lambda: nn.LIF()(zeros(2, 3, 5, device="meta")), TypeError, ["currents", "meta"]),
     "another batch in a sequence": (
@@ -161,41 +167,58 @@ CALLS = {
         lambda: nn.Linear(48, 4)(zeros(2, 3, 3, 4, 4)), ValueError, ["inputs", "Flatten"]),
     "vector into Linear": (lambda: nn.Linear(5, 4)(zeros(5)), ValueError, ["inputs", "[5]"]),
     "vector into Conv2d": (
-        lambda: nn.Conv2d(3, 4, 3)(zeros(2, 3, 5)), ValueError, ["inputs", "[T, B, 3, H, W]", "[2, 3, 5]"]),
+        lambda: nn.Conv2d(3, 4, 3)(zeros(2, 3, 5)),
+        ValueError, ["inputs", "[T, B, 3, H, W]", "[2, 3, 5]"]),
     "other channels": (
-        lambda: nn.Conv2d(3, 4, 3)(spikes(2, 2, 4, 5, 5)), ValueError, ["in_channels", "3", "[2, 2, 4, 5, 5]"]),
+        lambda: nn.Conv2d(3, 4, 3)(spikes(2, 2, 4, 5, 5)),
+        ValueError, ["in_channels", "3", "[2, 2, 4, 5, 5]"]),
     "image smaller than the kernel": (
         lambda: nn.Conv2d(3, 4, 5)(zeros(2, 2, 3, 4, 6)), ValueError, ["kernel", "5", "4 x 6"]),
     "no timesteps": (lambda: nn.Linear(5, 4)(zeros(0, 2, 5)), ValueError, ["T", "[0, 2, 5]"]),
     "inputs in float64": (
-        lambda: nn.Linear(5, 4)(zeros(2, 3, 5).double()), TypeError, ["inputs", "float32", "float64"]),
+        lambda: nn.Linear(5, 4)(zeros(2, 3, 5).double()),
+        TypeError, ["inputs", "float32", "float64"]),
     "integer inputs": (
-        lambda: nn.Conv2d(3, 4, 3)(zeros(2, 2, 3, 5, 5).int()), TypeError, ["inputs", "float32", "int32"]),
+        lambda: nn.Conv2d(3, 4, 3)(zeros(2, 2, 3, 5, 5).int()),
+        TypeError, ["inputs", "float32", "int32"]),
     "weights in float64": (
-        lambda: nn.Linear(5, 4).double()(zeros(2, 3, 5)), TypeError, ["weight", "float32", "float64"]),
-    "list as inputs": (lambda: nn.Linear(2, 4)([[[0.0, 1.0]]]), TypeError, ["inputs", "torch.Tensor", "list"]),
+        lambda: nn.Linear(5, 4).double()(zeros(2, 3, 5)),
+        TypeError, ["weight", "float32", "float64"]),
+    "list as inputs": (
+        lambda: nn.Linear(2, 4)([[[0.0, 1.0]]]),
+        TypeError, ["inputs", "torch.Tensor", "list"]),
     "NaN input": (
         lambda: nn.Linear(5, 4)(changed((2, 3, 5), NAN)), ValueError, ["inputs", "finite", "nan"]),
     "infinite input": (
         lambda: nn.Linear(5, 4)(changed((2, 3, 5), INF)), ValueError, ["inputs", "finite", "inf"]),
     "NaN weight": (
-        lambda: with_weight(nn.Linear(5, 4), NAN)(spikes(2, 3, 5)), ValueError, ["weight", "finite", "nan"]),
+        lambda: with_weight(nn.Linear(5, 4), NAN)(spikes(2, 3, 5)),
+        ValueError, ["weight", "finite", "nan"]),
     "infinite weight": (
-        lambda: with_weight(nn.Conv2d(3, 4, 3), INF)(spikes(2, 3, 3, 5, 5)), ValueError, ["weight", "finite", "inf"]),
+        lambda: with_weight(nn.Conv2d(3, 4, 3), INF)(spikes(2, 3, 3, 5, 5)),
+        ValueError, ["weight", "finite", "inf"]),
     "NaN weight, analog input": (
-        lambda: with_weight(nn.Linear(5, 4), NAN)(zeros(2, 3, 5)), ValueError, ["weight", "finite", "nan"]),
+        lambda: with_weight(nn.Linear(5, 4), NAN)(zeros(2, 3, 5)),
+        ValueError, ["weight", "finite", "nan"]),
     "NaN bias": (
-        lambda: with_bias(nn.Linear(5, 4), NAN)(spikes(2, 3, 5)), ValueError, ["bias", "finite", "nan"]),
+        lambda: with_bias(nn.Linear(5, 4), NAN)(spikes(2, 3, 5)),
+        ValueError, ["bias", "finite", "nan"]),
     # between the layers
     "window of 0": (lambda: nn.AvgPool2d(0), ValueError, ["kernel_size", "0", "at least 1"]),
     "window as float": (lambda: nn.MaxPool2d(2.0), TypeError, ["kernel_size", "2.0"]),
     "pooling stride of 0": (lambda: nn.MaxPool2d(2, 0), ValueError, ["stride", "0"]),
     "window larger than the image": (
-        lambda: nn.AvgPool2d(5)(spikes(2, 2, 3, 4, 6)), ValueError, ["kernel_size", "(5, 5)", "(4, 6)"]),
-    "pooling a vector": (lambda: nn.MaxPool2d(2)(spikes(2, 3, 5)), ValueError, ["inputs", "[2, 3, 5]"]),
-    "flattening nothing": (lambda: nn.Flatten()(zeros(2, 3)), ValueError, ["inputs", "[T, B, ...]"]),
+        lambda: nn.AvgPool2d(5)(spikes(2, 2, 3, 4, 6)),
+        ValueError, ["kernel_size", "(5, 5)", "(4, 6)"]),
+    "pooling a vector": (
+        lambda: nn.MaxPool2d(2)(spikes(2, 3, 5)),
+        ValueError, ["inputs", "[2, 3, 5]"]),
+    "flattening nothing": (
+        lambda: nn.Flatten()(zeros(2, 3)),
+        ValueError, ["inputs", "[T, B, ...]"]),
     "other channels to normalise": (
-        lambda: nn.BatchNorm(4)(zeros(2, 3, 5)), ValueError, ["inputs", "[T, B, 4, ...]", "[2, 3, 5]"]),
+        lambda: nn.BatchNorm(4)(zeros(2, 3, 5)),
+        ValueError, ["inputs", "[T, B, 4, ...]", "[2, 3, 5]"]),
     "dropping everything": (lambda: nn.Dropout(1.0), ValueError, ["p", "1.0", "below 1"]),
     "negative dropout": (lambda: nn.Dropout(-0.1), ValueError, ["p", "-0.1"]),
     "NaN dropout": (lambda: nn.Dropout(NAN), ValueError, ["p", "nan"]),
@@ -203,20 +226,29 @@ CALLS = {
     "unknown readout": (
         lambda: nn.Readout("max"), ValueError, ["mode", "membrane", "rate", "last", "'max'"]),
     "readout that explodes": (lambda: nn.Readout(decay=1.1), ValueError, ["decay", "1.1"]),
-    "readout of nothing": (lambda: nn.Readout()(zeros(0, 2, 3)), ValueError, ["inputs", "T", "[0, 2, 3]"]),
+    "readout of nothing": (
+        lambda: nn.Readout()(zeros(0, 2, 3)),
+        ValueError, ["inputs", "T", "[0, 2, 3]"]),
     "readout without B": (lambda: nn.Readout()(zeros(2, 3)), ValueError, ["inputs", "[2, 3]"]),
     "branches of two shapes": (
         lambda: nn.Residual(nn.Linear(5, 4))(zeros(2, 3, 5)), ValueError,
         ["body", "shortcut", "[2, 3, 4]", "[2, 3, 5]"]),
     # whole models
     "calibrating to silence": (
-        lambda: nn.calibrate(MODEL, zeros(2, 2, 3), 0.0), ValueError, ["rate", "between 0 and 1", "0.0"]),
+        lambda: nn.calibrate(MODEL, zeros(2, 2, 3), 0.0),
+        ValueError, ["rate", "between 0 and 1", "0.0"]),
     "calibrating to 1": (
-        lambda: nn.calibrate(MODEL, zeros(2, 2, 3), 1.0), ValueError, ["rate", "between 0 and 1", "1.0"]),
+        lambda: nn.calibrate(MODEL, zeros(2, 2, 3), 1.0),
+        ValueError, ["rate", "between 0 and 1", "1.0"]),
     "calibrating a list": (
-        lambda: nn.calibrate([nn.LIF()], zeros(2, 2, 3)), TypeError, ["model", "torch.nn.Module", "list"]),
-    "resetting a list": (lambda: nn.reset([nn.LIF()]), TypeError, ["model", "torch.nn.Module", "list"]),
-    "counting a list": (lambda: count_operations([nn.LIF()]), TypeError, ["model", "torch.nn.Module", "list"]),
+        lambda: nn.calibrate([nn.LIF()], zeros(2, 2, 3)),
+        TypeError, ["model", "torch.nn.Module", "list"]),
+    "resetting a list": (
+        lambda: nn.reset([nn.LIF()]),
+        TypeError, ["model", "torch.nn.Module", "list"]),
+    "counting a list": (
+        lambda: count_operations([nn.LIF()]),
+        TypeError, ["model", "torch.nn.Module", "list"]),
     "unknown target": (
         lambda: _core.set_target("sse9"), ValueError, ["target", "scalar", "'sse9'"]),
 }  # fmt: skip
@@ -244,14 +276,28 @@ SOMA = (False, "hard", False, False, "rect", 0.5, 1.0)
 LONG = torch.int64
 
 
+WEIGHT = zeros(4, 3, 3, 3)
+HALF = torch.tensor(0.5)
+KEEP = (True, True, True)
+
+
 def words(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=LONG)
+
+
+def packed(bits=(1, 2, 2), scale=1.0, weight=WEIGHT, bias=None, shape=CONV, kernel="auto"):
+    return torch.ops.h2learn.forward_packed(words(*bits), scale, weight, bias, shape, kernel)
+
+
+def soma(currents=(2, 3, 5), initial=None, options=SOMA):
+    x = zeros(*currents)
+    return torch.ops.h2learn.soma_forward(x, initial, HALF, HALF, *options, *KEEP)
 
 
 def soma_backward(grad=(2, 3, 5), spikes_shape=(2, 3, 1), mask=(2, 3, 1), membrane=(2, 3, 5)):
     return torch.ops.h2learn.soma_backward(
         zeros(*grad), None, words(*spikes_shape), words(*mask), zeros(*membrane), None, None,
-        torch.tensor(0.5), torch.tensor(0.5), *SOMA, False, False, False,
+        HALF, HALF, *SOMA, False, False, False,
     )  # fmt: skip
 
 
@@ -262,32 +308,42 @@ DIRECT = {
     "unpack negative features": lambda op: op.unpack(words(1, 2, 1), -5, 1.0),
     "transpose short words": lambda op: op.transpose_features(words(1, 2, 1), 10, 10, False),
     "transpose nothing": lambda op: op.transpose_features(words(1, 2, 1), 0, 10, False),
-    "forward short words": lambda op: op.forward_packed(words(1, 2, 1), 1.0, zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "forward other weights": lambda op: op.forward_packed(words(1, 2, 2), 1.0, zeros(4, 2, 3, 3), None, CONV, "auto"),
-    "forward other bias": lambda op: op.forward_packed(words(1, 2, 2), 1.0, zeros(4, 3, 3, 3), zeros(5), CONV, "auto"),
-    "forward unknown kernel": lambda op: op.forward_packed(words(1, 2, 2), 1.0, zeros(4, 3, 3, 3), None, CONV, "fast"),
-    "forward no geometry": lambda op: op.forward_packed(words(1, 2, 2), 1.0, zeros(4, 3, 3, 3), None, CONV[:5], "auto"),
-    "forward impossible geometry": lambda op: op.forward_packed(words(1, 2, 2), 1.0, zeros(4, 3, 9, 9), None, [3, 5, 5, 4, 9, 9, 1, 1, 0, 0, 1, 1, 1], "auto"),
-    "forward NaN scale": lambda op: op.forward_packed(words(1, 2, 2), NAN, zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "forward too many planes": lambda op: op.forward_packed(words(40, 2, 2), 1.0, zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "forward short analog": lambda op: op.forward_dense(zeros(2, 74), zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "forward float64": lambda op: op.forward_dense(zeros(2, 75).double(), zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "backward short gradient": lambda op: op.backward(zeros(2, 9, 3), zeros(4, 3, 3, 3), None, CONV, "auto"),
-    "backward short mask": lambda op: op.backward(zeros(2, 9, 4), zeros(4, 3, 3, 3), words(2, 1), CONV, "auto"),
-    "update other rows": lambda op: op.weight_update_packed(words(1, 3, 2), 1.0, zeros(2, 9, 4), CONV, "auto"),
-    "update other analog rows": lambda op: op.weight_update_dense(zeros(3, 75), zeros(2, 9, 4), CONV, "auto"),
-    "soma other initial": lambda op: op.soma_forward(zeros(2, 3, 5), zeros(3, 4), torch.tensor(0.5), torch.tensor(0.5), *SOMA, True, True, True),
-    "soma rank": lambda op: op.soma_forward(zeros(6, 5), None, torch.tensor(0.5), torch.tensor(0.5), *SOMA, True, True, True),
-    "soma unknown surrogate": lambda op: op.soma_forward(zeros(2, 3, 5), None, torch.tensor(0.5), torch.tensor(0.5), False, "hard", False, False, "box", 0.5, 1.0, True, True, True),
-    "soma backward short spikes": lambda op: soma_backward(spikes_shape=(2, 2, 1)),
-    "soma backward short mask": lambda op: soma_backward(mask=(1, 3, 1)),
-    "soma backward short membrane": lambda op: soma_backward(membrane=(2, 3, 4)),
+    "forward short words": lambda _: packed((1, 2, 1)),
+    "forward other weights": lambda _: packed(weight=zeros(4, 2, 3, 3)),
+    "forward other bias": lambda _: packed(bias=zeros(5)),
+    "forward unknown kernel": lambda _: packed(kernel="fast"),
+    "forward no geometry": lambda _: packed(shape=CONV[:5]),
+    "forward large kernel": lambda _: packed(
+        weight=zeros(4, 3, 9, 9), shape=list(ops.geometry(3, (5, 5), 4, (9, 9)))
+    ),
+    "forward NaN scale": lambda _: packed(scale=NAN),
+    "forward too many planes": lambda _: packed((40, 2, 2)),
+    "forward short analog": lambda op: op.forward_dense(zeros(2, 74), WEIGHT, None, CONV, "auto"),
+    "forward float64": lambda op: op.forward_dense(
+        zeros(2, 75).double(), WEIGHT, None, CONV, "auto"
+    ),
+    "backward short gradient": lambda op: op.backward(zeros(2, 9, 3), WEIGHT, None, CONV, "auto"),
+    "backward short mask": lambda op: op.backward(
+        zeros(2, 9, 4), WEIGHT, words(2, 1), CONV, "auto"
+    ),
+    "update other rows": lambda op: op.weight_update_packed(
+        words(1, 3, 2), 1.0, zeros(2, 9, 4), CONV, "auto"
+    ),
+    "update other analog rows": lambda op: op.weight_update_dense(
+        zeros(3, 75), zeros(2, 9, 4), CONV, "auto"
+    ),
+    "soma other initial": lambda _: soma(initial=zeros(3, 4)),
+    "soma rank": lambda _: soma((6, 5)),
+    "soma unknown surrogate": lambda _: soma(options=(*SOMA[:4], "box", *SOMA[5:])),
+    "soma backward short spikes": lambda _: soma_backward(spikes_shape=(2, 2, 1)),
+    "soma backward short mask": lambda _: soma_backward(mask=(1, 3, 1)),
+    "soma backward short membrane": lambda _: soma_backward(membrane=(2, 3, 4)),
     "pool short words": lambda op: op.count_pool(words(2, 1), POOL),
     "pool large window": lambda op: op.max_pool(words(2, 2), [3, 5, 5, 6, 6, 1, 1]),
     "pool no geometry": lambda op: op.max_pool(words(2, 2), [3, 5]),
     "pool short gradient": lambda op: op.average_pool_backward(zeros(2, 11), POOL),
     "pool other rows": lambda op: op.max_pool_backward(words(3, 2), zeros(2, 12), POOL),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DIRECT)
@@ -303,7 +359,7 @@ def test_nothing_changes_when_something_is_wrong():
     with pytest.raises(ValueError, match="finite"):
         layer(torch.full((2, 1, 3), NAN))
     assert torch.equal(layer.membrane, before)
-    model = nn.Sequential(nn.Linear(3, 2), nn.LIF(), torch.nn.Identity(), nn.Linear(4, 2), nn.LIF())
+    model = nn.Sequential(nn.Linear(3, 2), nn.LIF(), nn.Linear(4, 2), nn.LIF())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="in_features"):
         nn.calibrate(model, torch.rand(4, 2, 3))

@@ -3,6 +3,8 @@ given the same spikes. `check_workloads.py` does the same at full size."""
 
 from __future__ import annotations
 
+import itertools
+
 import gold
 import pytest
 import torch
@@ -108,7 +110,7 @@ def test_any_mlp(steps, batch, sizes, rate, neurons, kernel, gain, seed):
     """Also with layers that are dead or saturated."""
     torch.manual_seed(seed)
     layers: list[torch.nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), NEURONS[neurons]()]
         layers[-2].weight.data.mul_(gain)
     model = nn.Sequential(*layers, nn.Linear(sizes[-1], 3), nn.Readout())
@@ -135,7 +137,7 @@ def test_any_convolutional_network(
 ):
     torch.manual_seed(seed)
     layers: list[torch.nn.Module] = []
-    for fan_in, fan_out in zip(channels, channels[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(channels):
         layers += [
             nn.Conv2d(fan_in, fan_out, kernel_size, padding=kernel_size // 2),
             NEURONS[neurons](),

@@ -154,8 +154,8 @@ def test_a_layer_used_twice_accumulates_its_gradient():
 def test_mixes_with_any_torch_module():
     mixed = torch.nn.Sequential(
         nn.Conv2d(2, 4, 3), torch.nn.GELU(), nn.LIF(surrogate=ATan()).eval(),
-        nn.Flatten(), torch.nn.Linear(64, 9), torch.nn.LayerNorm(9), nn.LIF(surrogate=ATan()).eval(),
-        nn.Linear(9, 3), nn.Readout(),
+        nn.Flatten(), torch.nn.Linear(64, 9), torch.nn.LayerNorm(9),
+        nn.LIF(surrogate=ATan()).eval(), nn.Linear(9, 3), nn.Readout(),
     )  # fmt: skip
     x = torch.randn(5, 2, 2, 6, 6)
     mixed(x).square().sum().backward()
@@ -240,9 +240,13 @@ def test_prints_its_options():
             nn.AvgPool2d(2), nn.Dropout(0.3), nn.Readout("last", 0.125),
         )
     )  # fmt: skip
-    for words in ("kernel=event", "padding=(1, 1)", "decay=0.5", "threshold=1.5", "Rect(width=0.75",
-                  "reset=soft", "inclusive", "kernel_size=(2, 2)", "p=0.3", "mode=last", "0.125"):  # fmt: skip
-        assert words in text
+    assert all(
+        words in text
+        for words in (
+            "kernel=event", "padding=(1, 1)", "decay=0.5", "threshold=1.5", "Rect(width=0.75",
+            "reset=soft", "inclusive", "kernel_size=(2, 2)", "p=0.3", "mode=last", "0.125",
+        )
+    )  # fmt: skip
 
 
 # Warnings about layers that cannot learn.

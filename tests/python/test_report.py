@@ -104,7 +104,7 @@ def test_tables_fit_80_columns_even_with_the_widest_numbers():
     neurons = LayerCounts("features.stage1.neurons", "lif", 10**9, 888_000_000, 10**9, 10**9)
     out = io.StringIO()
     console = Console(file=out, width=80)
-    for table in layer_tables(layer_rows({"a": wide, "b": neurons}), "64 samples, 8 timesteps"):
+    for table in layer_tables(layer_rows({"a": wide, "b": neurons})):
         console.print(table)
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80

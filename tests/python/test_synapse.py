@@ -65,7 +65,7 @@ def contract(layer: nn.Conv2d, inputs: SpikeTensor) -> Tensor:
 
 
 def sum_in_order(layer: nn.Conv2d, bits: Tensor) -> np.ndarray:
-    """[images, positions, outputs]: blocks of SUM_BLOCK fan-in indices, taps outer, channels inner."""
+    """[images, positions, outputs]: blocks of SUM_BLOCK terms, taps outside, channels inside."""
     taps = layer.kernel_size[0] * layer.kernel_size[1]
     sums = []
     for group, weight in zip(
@@ -262,8 +262,13 @@ def test_currents_may_be_modified_in_place():
     assert torch.equal(torch.autograd.grad((currents * weights).sum(), layer.weight)[0], expected)
 
 
-@pytest.mark.parametrize("lay_out", [lambda w: w.transpose(2, 3).contiguous().transpose(2, 3),
-                                     lambda w: w.contiguous(memory_format=torch.channels_last)])  # fmt: skip
+@pytest.mark.parametrize(
+    "lay_out",
+    [
+        lambda w: w.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda w: w.contiguous(memory_format=torch.channels_last),
+    ],
+)
 def test_weights_in_any_memory_layout(lay_out):
     layer, x = make(nn.Conv2d, 3, 4, 3), spikes((2, 2, 3, 6, 6))
     expected = layer(x)

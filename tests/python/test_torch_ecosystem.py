@@ -43,7 +43,7 @@ def step(model, inputs, *, run=None) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def calibrated(**options) -> tuple[torch.nn.Sequential, SpikeTensor]:
     model, inputs = network(**options), events()
-    nn.calibrate(model, inputs, 0.3)
+    nn.calibrate(model, inputs, 0.15)
     return model, inputs
 
 
@@ -107,7 +107,12 @@ def test_checkpoint(reentrant):
         ),
     )  # fmt: skip
     assert_same(result, expected)
-    result = step(model, inputs, run=lambda x: checkpoint_sequential(model, 3, x.clone().requires_grad_(), use_reentrant=reentrant))  # fmt: skip
+    result = step(
+        model, inputs,
+        run=lambda x: checkpoint_sequential(
+            model, 3, x.clone().requires_grad_(), use_reentrant=reentrant
+        ),
+    )  # fmt: skip
     assert_same(result, expected)
 
 

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from h2learn import checks
 from h2learn.autograd import soma
 from h2learn.nn.layers import BatchNorm
 from h2learn.nn.neurons import LIF, reset
@@ -45,7 +46,8 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
         ValueError: `rate` out of range, a neuron layer without weights before it, or one that
             cannot reach the rate (its currents are zero, say); weights are left as they were.
     """
-    if not (math.isfinite(rate) and 0.0 < rate < 1.0):
+    checks.module("model", model)
+    if not 0.0 < checks.number("rate", rate) < 1.0:
         raise ValueError(f"rate must lie strictly between 0 and 1, got {rate}")
     search = _Search({module: name for name, module in model.named_modules()}, rate)
     modes = {module: module.training for module in model.modules()}

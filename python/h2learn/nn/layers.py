@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from h2learn import autograd
-from h2learn.nn.synapses import pair
+from h2learn import autograd, checks
 from h2learn.spikes import SpikeTensor
 
 __all__ = [
@@ -36,11 +34,8 @@ class _Pool2d(nn.Module):
         self, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None
     ) -> None:
         super().__init__()
-        self.kernel_size = pair("kernel_size", kernel_size)
-        self.stride = self.kernel_size if stride is None else pair("stride", stride)
-        for name, values in (("kernel_size", self.kernel_size), ("stride", self.stride)):
-            if min(values) < 1:
-                raise ValueError(f"{name} must be at least 1, got {values}")
+        self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
 
     def _check(self, inputs: Tensor) -> bool:
         """Checks the shape; True when the packed path applies (binary spikes)."""
@@ -141,7 +136,7 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
+        if not 0.0 <= checks.number("p", p) < 1.0:
             raise ValueError(f"p must be at least 0 and below 1, got {p}")
         self.p = p
 
@@ -177,7 +172,7 @@ class Readout(nn.Module):
         super().__init__()
         if mode not in self.MODES:
             raise ValueError(f"mode must be one of {', '.join(self.MODES)}, got {mode!r}")
-        if not (math.isfinite(decay) and 0.0 <= decay <= 1.0):
+        if not 0.0 <= checks.number("decay", decay) <= 1.0:
             raise ValueError(f"decay must lie between 0 and 1, got {decay}")
         self.mode = mode
         self.decay = decay

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from h2learn import ops, recording
+from h2learn import checks, ops, recording
 from h2learn.autograd import soma
 from h2learn.spikes import SpikeTensor
 from h2learn.surrogate import Rect, Surrogate
@@ -74,6 +74,8 @@ class LIF(nn.Module):
         stateful: bool = False,
     ) -> None:
         super().__init__()
+        decay = checks.number("decay", decay)
+        threshold = checks.number("threshold", threshold)
         surrogate = Rect() if surrogate is None else surrogate
         if not isinstance(surrogate, Surrogate):
             raise TypeError(
@@ -117,6 +119,13 @@ class LIF(nn.Module):
     def reset(self) -> None:
         """Forgets the membrane: the next call starts from zero."""
         self.membrane = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What copies and pickles: the kept membrane's values, not the graph it is part of.
+        state = dict(self.__dict__)
+        if self.membrane is not None:
+            state["membrane"] = self.membrane.detach()
+        return state
 
     def effective_decay(self) -> Tensor:
         """The decay in use, a scalar tensor."""
@@ -210,7 +219,7 @@ class PLIF(LIF):
     """
 
     def __init__(self, decay: float = 0.25, threshold: float = 0.25, **options: Any) -> None:
-        if not 0.0 < decay < 1.0:
+        if not 0.0 < checks.number("decay", decay) < 1.0:
             raise ValueError(f"decay must lie strictly between 0 and 1, got {decay}")
         super().__init__(decay, threshold, **options)
         self.decay_logit = nn.Parameter(torch.tensor(math.log(decay / (1.0 - decay))))
@@ -222,8 +231,7 @@ class PLIF(LIF):
 
 def reset(model: nn.Module) -> None:
     """Forgets the kept membranes of every neuron layer in `model`."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    checks.module("model", model)
     for module in model.modules():
         if isinstance(module, LIF):
             module.reset()

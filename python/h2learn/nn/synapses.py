@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from h2learn import ops, recording
+from h2learn import checks, ops, recording
 from h2learn.autograd import synapse
 from h2learn.kernels import check_kernel
 from h2learn.spikes import SpikeTensor
@@ -31,7 +31,8 @@ class Linear(nn.Linear):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, kernel: str = "auto"
     ) -> None:
-        ops.core_geometry(ops.geometry(in_features, (1, 1), out_features))  # checks the sizes
+        in_features = checks.integer("in_features", in_features, 1)
+        out_features = checks.integer("out_features", out_features, 1)
         super().__init__(in_features, out_features, bias)
         self.kernel = check_kernel(kernel)
 
@@ -83,17 +84,14 @@ class Conv2d(nn.Conv2d):
         *,
         kernel: str = "auto",
     ) -> None:
-        kernel_size, stride = pair("kernel_size", kernel_size), pair("stride", stride)
-        padding, dilation = pair("padding", padding), pair("dilation", dilation)
-        # Any input this kernel fits will do: torch allocates only after every value is checked.
-        height, width = (
-            max(1, d * (k - 1) + 1) for d, k in zip(dilation, kernel_size, strict=True)
-        )
-        shape = ops.geometry(
-            in_channels, (height, width), out_channels, kernel_size, stride, padding, dilation,
-            groups,
-        )  # fmt: skip
-        ops.core_geometry(shape)
+        groups = checks.integer("groups", groups, 1)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if checks.integer(name, channels, 1) % groups:
+                raise ValueError(f"{name} must be a multiple of groups ({groups}), got {channels}")
+        kernel_size = checks.pair("kernel_size", kernel_size, 1)
+        stride = checks.pair("stride", stride, 1)
+        padding = checks.pair("padding", padding, 0)
+        dilation = checks.pair("dilation", dilation, 1)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
@@ -120,18 +118,6 @@ class Conv2d(nn.Conv2d):
         return f"{super().extra_repr()}, kernel={self.kernel}"  # type: ignore[no-untyped-call]
 
 
-def pair(name: str, value: Any) -> tuple[int, int]:
-    """One integer for both directions, or two. TypeError, naming the argument, otherwise."""
-    values = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(values, (tuple, list))
-        or len(values) != 2
-        or not all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-    ):
-        raise TypeError(f"{name} must be an integer or a pair of integers, got {value!r}")
-    return values[0], values[1]
-
-
 def _check_input(module: nn.Module, inputs: Any, features: int, layout: str) -> None:
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
@@ -153,8 +139,3 @@ def _apply(module: Linear | Conv2d, inputs: Tensor, lead: int, shape: ops.Geomet
         return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
     with recording.owned_by(module):
         return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
-
-
-def is_synapse(module: torch.nn.Module) -> bool:
-    """Whether the module holds synaptic weights of this library."""
-    return isinstance(module, (Linear, Conv2d))

@@ -58,8 +58,13 @@ def show_results(console: Console, summary: Mapping[str, Any]) -> None:
             soft_wrap=True,
         )
     console.print()
-    step = f"{summary['layers_samples']} samples, {summary['timesteps']} timesteps"
-    for table in layer_tables(summary["layers"], step):
+    console.print(
+        f"One training step: {summary['layers_samples']} samples, "
+        f"{summary['timesteps']} timesteps.",
+        highlight=False,
+    )
+    console.print()
+    for table in layer_tables(summary["layers"]):
         console.print(table)
 
 

@@ -85,16 +85,16 @@ def total_row(rows: Sequence[Row]) -> Row:
     return total
 
 
-def layer_tables(rows: Sequence[Row], step: str) -> tuple[Table, Table]:
-    """Activity and memory, and synaptic operations; `step` says what was counted."""
+def layer_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """Activity and memory; synaptic operations."""
     activity = _table(
-        f"One training step ({step}): spikes, zero gradients, memory",
+        "Spikes, zero gradients and memory",
         *(f"\n{name}" for name in ("layer", "spikes")),
         "firing\nrate", "zero\ngradients", "saved for\nbackward", "in dense\nfloat32",
         "times\nsmaller",
     )  # fmt: skip
     operations = _table(
-        f"One training step ({step}): synaptic operations",
+        "Synaptic operations",
         "\nlayer", "\ndone", "forward\nskipped", "\ndone", "backward\nskipped", "\ndone",
         "update\nskipped",
     )  # fmt: skip
