@@ -45,7 +45,7 @@ $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 $(BENCH_VENV)/.done: bench/requirements.txt $(SOURCES)
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python $(PIP_INSTALL) '.[data]' 'cmake>=3.24' ninja
-	$(BENCH_VENV)/bin/python $(PIP_INSTALL) -r bench/requirements.txt
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --no-deps -r bench/requirements.txt
 	@touch $@
 
 # ---- checks
@@ -101,7 +101,7 @@ python-test: $(VENV)/.dev
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
-	build/bench/bench/h2learn_bench
+	build/bench/bench/h2learn_bench --benchmark_out=build/kernels.json --benchmark_out_format=json
 	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
 
 clean:

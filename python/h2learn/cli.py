@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII terminal still gets its table
+    # Threads that spin while they wait slow training down tenfold on a machine with other work.
+    # OpenMP reads this when torch loads it, which has not happened yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command = typer.main.get_command(app)
     try:
         with _one_line_warnings():

@@ -42,7 +42,7 @@ DEFAULTS: dict[str, dict[str, Defaults]] = {
         "mlp": Defaults(timesteps=10, epochs=20, batch_size=16, lr=1e-3),
     },
     "cifar10": {
-        "lenet": Defaults(timesteps=4, epochs=20, batch_size=64, lr=2e-3),
+        "lenet": Defaults(timesteps=4, epochs=20, batch_size=64, lr=3e-3),
         "cifar10net": Defaults(timesteps=8, epochs=30, batch_size=32, lr=1e-3),
     },
 }

@@ -51,6 +51,7 @@ def build(shape, classes):
         nn.Linear(32, classes), nn.Readout(),
     )
 """
+MORTAL_OPTIONS = ("train", *SMALL, "--epochs", "3", "--model", "mine.py:build")
 
 
 def run_python(*arguments, cwd, **environment):
@@ -112,6 +113,11 @@ class TestTrain:
         assert [set(row) for row in summary["layers"]] == [ROW_KEYS] * 2
         assert [row["name"] for row in summary["layers"]] == ["fc1", "fc2"]
         assert 0.0 < summary["layers"][0]["firing_rate"] < 1.0
+
+    def test_the_defaults_reach_97_percent_on_digits(self, tmp_path):
+        json_file = tmp_path / "summary.json"
+        assert main(["train", "--out", str(tmp_path / "run"), "--json", str(json_file)]) == 0
+        assert json.loads(json_file.read_text())["test_accuracy"] >= 0.97
 
     def test_output_that_is_no_terminal_is_plain_lines(self, tmp_path, capsys):
         assert main(["train", *SMALL, "--out", str(tmp_path / "run")]) == 0
@@ -192,19 +198,18 @@ class TestTrain:
         assert (tmp_path / "runs" / "digits-mine").is_dir()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mine.py").write_text(MORTAL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*MORTAL_OPTIONS, "--out", "run"]) == 0
+    return folder / "run"
+
+
 class TestInterruption:
-    OPTIONS = ("train", *SMALL, "--epochs", "3", "--model", "mine.py:build")
-
-    @pytest.fixture(scope="class")
-    def whole(self, tmp_path_factory):
-        """The folder of a run that nothing interrupted."""
-        folder = tmp_path_factory.mktemp("whole")
-        (folder / "mine.py").write_text(MORTAL)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            assert main([*self.OPTIONS, "--out", "run"]) == 0
-        return folder / "run"
-
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
     @pytest.mark.parametrize("call", [3, 10])  # of 6 an epoch: in the first, in the second
     def test_a_run_stopped_in_mid_epoch_resumes_to_the_same_bits(
@@ -212,7 +217,7 @@ class TestInterruption:
     ):
         (tmp_path / "mine.py").write_text(MORTAL)
         stopped = h2learn_process(
-            *self.OPTIONS, "--out", "run", cwd=tmp_path, DIE_AT=str(call), DIE_OF=str(int(how))
+            *MORTAL_OPTIONS, "--out", "run", cwd=tmp_path, DIE_AT=str(call), DIE_OF=str(int(how))
         )
         epochs = call // 6
         if how == signal.SIGKILL:

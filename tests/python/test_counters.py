@@ -103,7 +103,8 @@ def network(inputs: Tensor, neurons=workloads.lif) -> torch.nn.Sequential:
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), neurons(), nn.AvgPool2d(2),
         nn.Conv2d(6, 16, (3, 2), stride=2, dilation=(1, 2), groups=2), neurons(),
-        nn.MaxPool2d((2, 1)), nn.Flatten(), nn.Linear(16, 9), neurons(), nn.Linear(9, 3), nn.Readout(),
+        nn.MaxPool2d((2, 1)), nn.Flatten(), nn.Linear(16, 9), neurons(),
+        nn.Linear(9, 3), nn.Readout(),
     )  # fmt: skip
     nn.calibrate(model, inputs, rate=0.15)
     return model
@@ -249,6 +250,15 @@ def test_bytes_saved(neurons, floats):
     dense_bytes = steps * 640 * 4
     assert fields["1"] == (steps * 640 // 8 * 2 + floats * dense_bytes, (2 + floats) * dense_bytes)
     assert fields["2"] == (0, 0), "its inputs are the spikes that the neurons keep"
+
+
+def test_an_image_shown_at_every_timestep_is_saved_once():
+    image = torch.randn(4, 100)
+    model = nn.Sequential(nn.Linear(100, 10))
+    with count_operations(model) as counter:
+        model(image.expand(8, 4, 100))
+    assert counter.layers["0"].saved_bytes == 4 * 100 * 4
+    assert counter.layers["0"].dense_bytes == 8 * 4 * 100 * 4
 
 
 def test_bytes_saved_are_what_autograd_keeps():

@@ -76,6 +76,14 @@ def test_workloads_with_every_kernel(name, kernel):
     assert_gradients(workload)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", workloads.LARGE)
+def test_large_layers(name, kernel):
+    workload = workloads.LARGE[name]()
+    set_kernel(workload.model, kernel)
+    assert_gradients(workload)
+
+
 def test_every_layer_in_one_network():
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm(6), nn.LIF(), nn.MaxPool2d(2),

@@ -226,6 +226,8 @@ def test_single_step(kernel):
         lambda x: x[:1].expand(5, *x.shape[1:]),
         lambda x: x[:, :1].expand(x.shape[0], 4, *x.shape[2:]),
         lambda x: x[:1, :1].expand(3, 2, *x.shape[2:]),
+        lambda x: x[..., :1].expand_as(x),
+        lambda x: x.movedim(-1, 0),
         lambda x: x.transpose(0, 1),
         lambda x: x[::2, 1:],
         lambda x: x.flip(0).transpose(3, 4),

@@ -104,6 +104,14 @@ def test_same_bits_with_every_kernel(name, kernel):
     assert_same_on_every_target(workload)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", workloads.LARGE)
+def test_same_bits_of_large_layers(name, kernel):
+    workload = workloads.LARGE[name]()
+    set_kernel(workload.model, kernel)
+    assert_same_on_every_target(workload)
+
+
 @pytest.mark.parametrize("neurons", NEURONS)
 def test_same_bits_with_every_neuron(neurons):
     assert_same_on_every_target(SMALL["b"](NEURONS[neurons]))
@@ -177,6 +185,19 @@ def test_same_bits_of_bits(features, planes, shape):
     assert torch.equal(results[0][1], 0.5 * dense)
     for other in results[1:]:
         assert_same(other, results[0])
+
+
+def test_same_bits_of_many_neurons():
+    """So many that membranes and gradients are written past the caches."""
+    x = torch.rand(8, 4, 2**19)
+    weights = torch.randn(8, 4, 1)
+    results = []
+    for target in ("scalar", TARGETS[-1]):
+        _core.set_target(target)
+        leaf = x.clone().requires_grad_()
+        spikes = nn.LIF(surrogate=ATan()).eval()(leaf)
+        results.append([spikes.detach(), torch.autograd.grad((spikes * weights).sum(), leaf)[0]])
+    assert_same(*results)
 
 
 # Choosing.

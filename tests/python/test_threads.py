@@ -33,9 +33,9 @@ SIZES = {
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [*SIZES, *workloads.LARGE])
 def test_same_bits_on_any_number_of_threads(name, kernel):
-    workload = SIZES[name]()
+    workload = {**SIZES, **workloads.LARGE}[name]()
     set_kernel(workload.model, kernel)
     torch.set_num_threads(1)
     expected = run(workload)

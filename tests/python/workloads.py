@@ -81,6 +81,28 @@ def c(
     return _calibrated(nn.Sequential(*layers), image.expand(steps, *image.shape))
 
 
+def _one_layer(layer: torch.nn.Module, inputs: Tensor) -> Workload:
+    model = nn.Sequential(layer, lif(), nn.Flatten(), nn.Readout("rate"))
+    return _calibrated(model, inputs)
+
+
+def _averages(*shape: int) -> Tensor:
+    *lead, height, width = shape
+    return nn.AvgPool2d(2, 1)(spikes(*lead, height + 1, width + 1))
+
+
+LARGE: dict[str, Callable[[], Workload]] = {
+    "long sums": lambda: _one_layer(nn.Linear(2300, 70), spikes(4, 60, 2300)),
+    "many outputs": lambda: _one_layer(nn.Linear(300, 1100, bias=False), spikes(4, 70, 300)),
+    "many channels": lambda: _one_layer(nn.Conv2d(230, 37, 3), spikes(2, 4, 230, 7, 6)),
+    "many positions": lambda: _one_layer(nn.Conv2d(3, 34, 5), spikes(4, 3, 3, 24, 26)),
+    "counts": lambda: _one_layer(nn.Conv2d(20, 16, 3, padding=1), _averages(3, 5, 20, 19, 21)),
+    "analog": lambda: _one_layer(nn.Conv2d(20, 40, 3, 2), torch.randn(4, 5, 20, 25, 23)),
+    "groups": lambda: _one_layer(nn.Conv2d(64, 96, 3, groups=4), spikes(3, 4, 64, 14, 14)),
+}
+"""Single layers whose work is cut: into blocks of the sum, tasks, stretches of positions."""
+
+
 def _scores() -> nn.Readout:
     return nn.Readout("membrane", decay=0.0)
 
