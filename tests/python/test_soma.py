@@ -7,7 +7,7 @@ import itertools
 import gold
 import pytest
 import torch
-from h2learn import SpikeTensor, nn
+from h2learn import SpikeTensor, nn, ops
 from h2learn.surrogate import ATan, Rect, Sigmoid, Triangle
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +93,26 @@ def test_zero_gradients_are_exact_zeros():
     assert outside.any()
     assert not outside.all()
     assert torch.equal(x.grad == 0, outside)
+
+
+def test_window_is_open():
+    """|v| < width strictly: with threshold 0.25 and width 0.5, -0.25 and 0.75 are outside."""
+    x = torch.tensor([-0.25, -0.2421875, 0.7421875, 0.75]).view(1, 1, 4).requires_grad_()
+    for neurons in (layer(), layer(surrogate=Triangle(0.5)), layer(detach_reset=True)):
+        spikes = neurons(x)
+        assert SpikeTensor(spikes.mask[None], (4,)).tolist() == [[[0, 1, 1, 0]]]
+        (grad,) = torch.autograd.grad(spikes.sum(), x)
+        assert (grad != 0).flatten().tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("features", [1, 63, 65, 100])
+def test_padding_bits_are_zero(features):
+    """In the spikes and in the mask, which of silent neurons would be all ones."""
+    x = torch.full((3, 2, features), 0.1, requires_grad=True)
+    for options in ({}, {"inclusive": True}, {"soft": True}):
+        spikes = layer(**options)(x)
+        assert ops.popcount(spikes.mask) == x.numel()
+        assert ops.popcount(spikes.words) == spikes.to_dense().sum()
 
 
 @pytest.mark.parametrize("learned", ["decay", "threshold"])
