@@ -6,7 +6,7 @@ from torch import nn
 
 from h2learn import checks
 
-__all__ = ["KERNELS", "check_kernel", "set_kernel"]
+__all__ = ["KERNELS", "Synapse", "check_kernel", "set_kernel"]
 
 KERNELS = {
     "auto": "event or dense, chosen by the measured density of the operand",
@@ -14,6 +14,12 @@ KERNELS = {
     "dense": "multiplies every element",
     "lut": "tables of partial sums, as the accelerator's engines; backward as dense",
 }
+
+
+class Synapse:
+    """What marks a module as a synapse layer: it computes with the kernel that it names."""
+
+    kernel: str
 
 
 def check_kernel(name: str) -> str:
@@ -25,10 +31,8 @@ def check_kernel(name: str) -> str:
 
 def set_kernel(model: nn.Module, name: str) -> None:
     """Sets the kernel of every Linear and Conv2d of h2learn in `model`."""
-    from h2learn.nn.synapses import Conv2d, Linear
-
     check_kernel(name)
     checks.module("model", model)
     for module in model.modules():
-        if isinstance(module, (Linear, Conv2d)):
+        if isinstance(module, Synapse):
             module.kernel = name

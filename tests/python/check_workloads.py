@@ -31,13 +31,16 @@ SURROGATES = {
 def main() -> int:
     """Checks the workloads named on the command line, all three by default."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=["a", "b", "c", []], default=["a", "b", "c"])
+    parser.add_argument("names", nargs="*", help="of a, b, c (by default all)")
     parser.add_argument("--batch", type=int, help="samples (by default 32, 4 and 1)")
     parser.add_argument("--surrogate", choices=SURROGATES, default="rect")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    names = arguments.names or ["a", "b", "c"]
+    if not set(names) <= {"a", "b", "c"}:
+        parser.error(f"workloads are a, b and c, got {' '.join(names)}")
     worst = 0.0
-    for name in arguments.names:
+    for name in names:
         torch.manual_seed(arguments.seed)
         batch = arguments.batch or {"a": 32, "b": 4, "c": 1}[name]
         bump = SURROGATES[arguments.surrogate]()

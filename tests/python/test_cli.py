@@ -260,11 +260,11 @@ class TestEvaluate:
 
 BAD_INPUT = {
     "no such command": (["teach"], "No such command 'teach'"),
-    "no such option": (["train", "--depth", "3"], "No such option: --depth"),
+    "no such option": (["train", "--depth", "3"], "No such option.*--depth"),
     "an argument too many": (["train", "digits"], "unexpected extra argument"),
     "epochs not a number": (
         ["train", "--epochs", "x"],
-        "'--epochs': must be a whole number, g",
+        "--epochs.*must be a whole number, got 'x'",
     ),
     "epochs not whole": (["train", "--epochs", "2.5"], "must be a whole number, got '2.5'"),
     "epochs zero": (["train", "--epochs", "0"], "--epochs must be greater than or equal to 1"),
@@ -272,7 +272,7 @@ BAD_INPUT = {
     "batch size negative": (["train", "--batch-size", "-4"], "--batch-size must be .*got -4"),
     "learning rate NaN": (["train", "--lr", "nan"], "--lr must be a finite number, got nan"),
     "learning rate zero": (["train", "--lr", "0"], "--lr must be greater than 0, got 0.0"),
-    "learning rate text": (["train", "--lr", "fast"], "'--lr': must be a number, got 'fast'"),
+    "learning rate text": (["train", "--lr", "fast"], "--lr.*must be a number, got 'fast'"),
     "seed negative": (["train", "--seed", "-1"], "--seed must be greater"),
     "threads zero": (["train", "--threads", "0"], "--threads must be 1 to 1024, got 0"),
     "threads many": (["train", "--threads", "99999"], "--threads must be 1 to 1024, got 99999"),

@@ -363,6 +363,8 @@ OPERATIONS = {
     "movedim": lambda x: x.movedim(2, -1),
     "reshape": lambda x: x.reshape(3, -1),
     "view": lambda x: x.view(6, 12, 5),
+    "view features": lambda x: x.view(3, 2, 5, 4, 3),
+    "view one image": lambda x: x.view(1, 6, 60, 1, 1),
     "view lead": lambda x: x.view(-1, 3, 4, 5),
     "flatten": torch.flatten,
     "unflatten": lambda x: x.unflatten(3, (2, 2)),
@@ -446,7 +448,7 @@ DIFFERENTIABLE = [
     "neg", "add dense", "mul", "pow", "sigmoid", "where", "sum over T", "mean", "cumsum",
     "softmax", "matmul", "einsum", "linear", "conv2d", "average pool", "batch norm", "permute",
     "reshape", "expand", "flip", "slice features", "index mixed", "index select T", "gather",
-    "cat dense", "stack dense", "cat features", "unbind features", "view lead", "split sizes",
+    "view features", "cat dense", "stack dense", "cat features", "unbind features", "view lead", "split sizes",
 ]  # fmt: skip
 
 

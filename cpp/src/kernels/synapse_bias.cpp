@@ -1,5 +1,5 @@
 // The bias's gradient: sums over positions, in the order of summation.hpp.
-#include "kernels/synapse_gather.hpp"
+#include "kernels/synapse_choice.hpp"
 #include "kernels/synapse_outer.hpp"
 #include "scratch.hpp"
 #include "summation.hpp"
@@ -41,7 +41,7 @@ void sum_positions(const float* gradients, std::int64_t positions, std::int64_t 
   const std::int64_t chunks = padded / chunk_columns;
   float* const parts = static_cast<float*>(scratch(
       ScratchSlot::output, static_cast<std::size_t>(stretches * padded) * sizeof(float)));
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (positions * columns > parallel_from)
   for (std::int64_t t = 0; t < stretches * chunks; ++t) {
     const std::int64_t position = t / chunks * stretch_positions;
     const std::int64_t column = t % chunks * chunk_columns;

@@ -2,6 +2,8 @@
 // gives the same sums. For kernel sources only.
 #pragma once
 
+#include <omp.h>
+
 #include <cstdint>
 
 #include "kernels/synapse_gather.hpp"
@@ -24,6 +26,13 @@ struct Costs {
   float start_sum;    ///< one vector's share of walking a list, whatever its length
 };
 constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12};
+
+/// Multiply-adds below which a second thread costs more than it saves.
+constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
+
+inline int threads_for(std::int64_t products) {
+  return products < parallel_from ? 1 : omp_get_max_threads();
+}
 
 /// Windows must be so many in a row to fill a register tile, and so few that a row of their sums
 /// fits a thread's memory.
@@ -51,7 +60,7 @@ inline float density_of_bits(const GatheredRows& rows, std::int64_t plane) {
   const std::int64_t words = rows.images * rows.words_per_image;
   const std::uint64_t* const from = rows.words + plane * words;
   std::int64_t set = 0;
-#pragma omp parallel for schedule(static) reduction(+ : set) if (words > 1 << 14)
+#pragma omp parallel for schedule(static) reduction(+ : set) if (words > 1 << 16)
   for (std::int64_t i = 0; i < words; ++i) set += __builtin_popcountll(from[i]);
   return static_cast<float>(set) / static_cast<float>(most(words, 1) * 64);
 }

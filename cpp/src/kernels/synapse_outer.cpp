@@ -9,8 +9,6 @@
 // the stretches are then added in order.
 #include "kernels/synapse_outer.hpp"
 
-#include <omp.h>
-
 #include "kernels/synapse_outer_rows.hpp"
 #include "kernels/synapse_outer_windows.hpp"
 #include "kernels/synapse_pack.hpp"
@@ -292,7 +290,8 @@ void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, f
 namespace H2LEARN_TARGET {
 
 void outer_product(const OuterProduct& product) {
-  const int threads = omp_get_max_threads();
+  const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
+                                  product.rows.groups * product.rows.length);
   const Cut shape = cut(product, threads);
   const std::int64_t planes = product.rows.planes;
   const std::int64_t wave = least(

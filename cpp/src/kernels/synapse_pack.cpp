@@ -43,6 +43,13 @@ class TermOfElement {
   std::int64_t tap_;
 };
 
+/// Weights below which a second thread costs more than it saves.
+constexpr std::int64_t parallel_weights = std::int64_t{1} << 15;
+
+H2LEARN_INLINE std::int64_t weights_of(const WeightShape& shape) {
+  return shape.groups * shape.outputs * shape.channels * shape.taps;
+}
+
 /// Elements that one thread packs at a time of one vector of outputs.
 constexpr std::int64_t element_chunk = 1024;
 
@@ -53,7 +60,8 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
   const std::int64_t column_vectors = layout.padded() / lanes;
   const std::int64_t chunks = blocks_of(elements, element_chunk);
   int bad = 0;
-#pragma omp parallel for collapse(2) schedule(static) reduction(| : bad)
+#pragma omp parallel for collapse(2) schedule(static) reduction(| : bad) \
+    if (weights_of(shape) > parallel_weights)
   for (std::int64_t vector = 0; vector < shape.groups * column_vectors; ++vector) {
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       const std::int64_t group = vector / column_vectors;
@@ -85,7 +93,8 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
 bool pack_channels(const WeightShape& shape, const PanelLayout& layout, const float* weight,
                    float* panels) {
   int bad = 0;
-#pragma omp parallel for schedule(static) reduction(| : bad)
+#pragma omp parallel for schedule(static) reduction(| : bad) \
+    if (weights_of(shape) > parallel_weights)
   for (std::int64_t output = 0; output < shape.groups * shape.outputs; ++output) {
     const std::int64_t group = output / shape.outputs;
     const float* const from = weight + output * shape.channels * shape.taps;
@@ -142,7 +151,7 @@ void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t s
   const std::int64_t elements = shape.taps * shape.channels;
   const std::int64_t column_vectors = blocks_of(shape.outputs, lanes);
   const std::int64_t chunks = blocks_of(elements, element_chunk);
-#pragma omp parallel for collapse(2) schedule(static)
+#pragma omp parallel for collapse(2) schedule(static) if (weights_of(shape) > parallel_weights)
   for (std::int64_t vector = 0; vector < shape.groups * column_vectors; ++vector) {
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       const std::int64_t group = vector / column_vectors;

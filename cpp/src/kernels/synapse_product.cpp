@@ -6,8 +6,6 @@
 // are multiplied in place. The sums stay in the thread's own memory until they are finished.
 #include "kernels/synapse_product.hpp"
 
-#include <omp.h>
-
 #include "kernels/synapse_panels.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_window.hpp"
@@ -313,7 +311,8 @@ void gather_product(const GatherProduct& product) {
   const std::int64_t length = product.rows.length;
   const PanelLayout layout = {length, product.columns,
                               product.method == Method::tables ? length : sum_block};
-  const int threads = omp_get_max_threads();
+  const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
+                                  product.rows.groups * length);
   const Cut shape = cut(product, layout, threads);
   Carver sizes(nullptr);
   carve(product, shape, sizes);

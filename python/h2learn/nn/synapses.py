@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from h2learn import checks, ops, recording
 from h2learn.autograd import synapse
-from h2learn.kernels import check_kernel
+from h2learn.kernels import Synapse, check_kernel
 from h2learn.spikes import SpikeTensor
 
 __all__ = ["Conv2d", "Linear"]
 
 
-class Linear(nn.Linear):
+class Linear(Synapse, nn.Linear):
     """Fully connected synapses: currents = W s + b at every timestep.
 
     A torch.nn.Linear by its parameters and state_dict. Input: SpikeTensor or dense
@@ -52,7 +52,7 @@ class Linear(nn.Linear):
         return f"{super().extra_repr()}, kernel={self.kernel}"
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Synapse, nn.Conv2d):
     """2-D convolution synapses at every timestep.
 
     A torch.nn.Conv2d by its parameters and state_dict (zero padding only). Input: SpikeTensor
