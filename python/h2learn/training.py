@@ -28,7 +28,6 @@ from h2learn.counters import LayerCounts, count_operations
 from h2learn.errors import InputError
 from h2learn.models import load_model
 from h2learn.spikes import SpikeTensor
-from h2learn.spikes import SpikeTensor
 
 OnStep = Callable[["Progress"], None]
 

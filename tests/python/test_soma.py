@@ -95,6 +95,22 @@ def test_zero_gradients_are_exact_zeros():
     assert torch.equal(x.grad == 0, outside)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_membranes_round_as_promised(options):
+    """u_t and h_T bit for bit: every product and every sum is rounded, none is fused."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, 200, generator=generator)
+    h0 = torch.randn(3, 200, generator=generator)
+    inclusive, soft, detach_reset, decay_input = options.values()
+    _, _, membrane, last = ops.soma_forward(
+        x, h0, torch.tensor(0.7), torch.tensor(0.9), inclusive, "soft" if soft else "hard",
+        detach_reset, decay_input, "atan", 0.5, 1.0, False, True, True,
+    )  # fmt: skip
+    trace = gold.neuron(x, gold.Neuron(0.7, 0.9, **options), initial=h0)
+    assert torch.equal(membrane, trace.membrane)
+    assert torch.equal(last, trace.last)
+
+
 def test_window_is_open():
     """|v| < width strictly: with threshold 0.25 and width 0.5, -0.25 and 0.75 are outside."""
     x = torch.tensor([-0.25, -0.2421875, 0.7421875, 0.75]).view(1, 1, 4).requires_grad_()

@@ -448,7 +448,8 @@ DIFFERENTIABLE = [
     "neg", "add dense", "mul", "pow", "sigmoid", "where", "sum over T", "mean", "cumsum",
     "softmax", "matmul", "einsum", "linear", "conv2d", "average pool", "batch norm", "permute",
     "reshape", "expand", "flip", "slice features", "index mixed", "index select T", "gather",
-    "view features", "cat dense", "stack dense", "cat features", "unbind features", "view lead", "split sizes",
+    "view features", "cat dense", "stack dense", "cat features", "unbind features", "view lead",
+    "split sizes",
 ]  # fmt: skip
 
 

@@ -61,9 +61,10 @@ inline void prepare_rows(const BlockRows& from, Method method, std::int64_t vect
                                  : count_values(from.values, from.rows, from.depth,
                                                 to.lists.counts);
     if (method == Method::by_density) {
-      const float density =
-          static_cast<float>(set) / static_cast<float>(from.rows * from.depth);
-      to.event = events_pay(from.bits != nullptr, density, from.depth, vectors, 0);
+      const auto terms = static_cast<float>(from.rows * from.depth);
+      const RowOfTerms row = {from.bits != nullptr, static_cast<float>(set) / terms,
+                              static_cast<float>(from.depth), static_cast<float>(vectors)};
+      to.event = cost_of_events(row) < cost_of_dense(row);
     }
   }
   if (to.event) {

@@ -24,8 +24,10 @@ struct Costs {
   float bit_event;    ///< adding one vector at one set bit
   float value_event;  ///< adding one vector, multiplied, at one non-zero
   float start_sum;    ///< one vector's share of walking a list, whatever its length
+  float bit_scatter;  ///< adding one vector to one output at one set bit
+  float next_bit;     ///< finding the next set bit and the outputs that it reaches
 };
-constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12};
+constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 2.5F, 30};
 
 /// Multiply-adds below which a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
@@ -44,15 +46,35 @@ inline bool has_windows(const GatheredRows& rows) {
          rows.windows.width <= most_windows;
 }
 
-/// True when a block of `depth` terms, of which a part `density` is set, is multiplied faster by
-/// events than densely with `vectors` vectors of columns. `gathering` is what events cost first.
-inline bool events_pay(bool bits, float density, std::int64_t depth, std::int64_t vectors,
-                       float gathering) {
-  const float terms = static_cast<float>(depth);
-  const float columns = static_cast<float>(vectors);
-  const float listing = terms * (bits ? costs.list_bit : costs.list_value);
-  const float adding = density * terms * (bits ? costs.bit_event : costs.value_event);
-  return gathering + listing + columns * (adding + costs.start_sum) < columns * terms;
+/// A set of bit planes.
+struct PlaneSet {
+  std::uint32_t bits;
+
+  bool has(std::int64_t plane) const { return (bits >> plane & 1) != 0; }
+  bool empty() const { return bits == 0; }
+  void add(std::int64_t plane) { bits |= std::uint32_t{1} << plane; }
+};
+
+/// A row of `depth` terms, of which a part `density` is set, times `vectors` vectors of columns.
+struct RowOfTerms {
+  bool bits;
+  float density;
+  float depth;
+  float vectors;
+};
+
+inline float cost_of_dense(const RowOfTerms& row) { return row.vectors * row.depth; }
+
+/// By events, once the row is gathered.
+inline float cost_of_events(const RowOfTerms& row) {
+  const float listing = row.depth * (row.bits ? costs.list_bit : costs.list_value);
+  const float event = row.bits ? costs.bit_event : costs.value_event;
+  return listing + row.vectors * (event * row.density * row.depth + costs.start_sum);
+}
+
+/// `taps` of the row's terms are one input's.
+inline float cost_of_scatter(const RowOfTerms& row, float taps) {
+  return row.density * row.depth * (row.vectors * costs.bit_scatter + costs.next_bit / taps);
 }
 
 /// Part of one plane's bits that are set.
@@ -81,15 +103,23 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
-/// Whether a plane (of floats: the values) is multiplied as windows, without gathering.
-inline bool windows_pay(const GatheredRows& rows, Method method, std::int64_t plane,
-                        std::int64_t columns) {
-  if (!has_windows(rows) || method == Method::event || method == Method::tables) return false;
-  if (method == Method::dense) return true;
+enum class Approach { gather, windows, scatter };
+
+/// How a plane (of floats: the values) is multiplied.
+inline Approach approach_for(const GatheredRows& rows, Method method, std::int64_t plane,
+                             std::int64_t columns, bool can_scatter) {
+  if (!has_windows(rows) || method == Method::tables) return Approach::gather;
+  if (method == Method::dense) return Approach::windows;
   const bool bits = rows.words != nullptr;
-  const float density = bits ? density_of_bits(rows, plane) : density_of_values(rows);
-  return !events_pay(bits, density, least(rows.length, sum_block), blocks_of(columns, lanes),
-                     costs.gather_row);
+  const RowOfTerms row = {bits, bits ? density_of_bits(rows, plane) : density_of_values(rows),
+                          static_cast<float>(least(rows.length, sum_block)),
+                          static_cast<float>(blocks_of(columns, lanes))};
+  const float events = costs.gather_row + cost_of_events(row);
+  const float taps = row.depth / static_cast<float>(rows.windows.channels);
+  const bool scatter = can_scatter && cost_of_scatter(row, taps) < events;
+  const float by_events = scatter ? cost_of_scatter(row, taps) : events;
+  if (method != Method::event && cost_of_dense(row) < by_events) return Approach::windows;
+  return scatter ? Approach::scatter : Approach::gather;
 }
 
 }  // namespace

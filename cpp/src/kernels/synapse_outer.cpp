@@ -39,9 +39,7 @@ struct Cut {
   std::int64_t column_chunks;
   std::int64_t padded;      ///< columns of a group, whole vectors
   std::int64_t sums;        ///< floats of all sums
-  std::uint32_t window_planes;  ///< bit p: plane p is multiplied as windows
-
-  bool as_windows(std::int64_t plane) const { return (window_planes >> plane & 1) != 0; }
+  PlaneSet window_planes;   ///< multiplied as windows
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
@@ -70,8 +68,9 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   if (product.rows.values != nullptr) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
   for (std::int64_t plane = 0; plane < product.rows.planes; ++plane) {
-    if (windows_pay(product.rows, product.method, plane, product.columns)) {
-      result.window_planes |= std::uint32_t{1} << plane;
+    if (approach_for(product.rows, product.method, plane, product.columns, false) ==
+        Approach::windows) {
+      result.window_planes.add(plane);
     }
   }
   return result;
@@ -109,7 +108,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     memory.tables.levels = carver.take<float>(max_tree_levels * shape.terms * panel_columns);
     return memory;
   }
-  if (shape.window_planes != 0) memory.windows = carve_windows(carver, product.rows);
+  if (!shape.window_planes.empty()) memory.windows = carve_windows(carver, product.rows);
   memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
   memory.prepared = carve_rows(carver, shape.terms, floats, product.method);
   memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
@@ -137,7 +136,7 @@ void prepare_block(const OuterProduct& product, const Cut& shape, const Task& ta
                    std::int64_t plane, std::int64_t position, std::int64_t depth,
                    OuterMemory& memory) {
   const bool floats = product.rows.values != nullptr;
-  if (shape.as_windows(plane)) {
+  if (shape.window_planes.has(plane)) {
     copy_windows(product.rows, plane, task.group, position, depth, memory.windows);
     return;
   }
@@ -158,10 +157,12 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
                    std::int64_t plane, const float* gradients, std::int64_t depth,
                    std::int64_t left, OuterMemory& memory, float* sums, bool first) {
   const std::int64_t stride = product.rows.groups * product.columns;
-  pack_gradients<vectors>(gradients, stride, depth, left, memory.panel);
-  if (shape.as_windows(plane)) {
+  // Gradients that are a panel already are read where they are; lists need the row of zeros.
+  const bool in_place = shape.window_planes.has(plane) && stride == vectors * lanes;
+  if (!in_place) pack_gradients<vectors>(gradients, stride, depth, left, memory.panel);
+  if (shape.window_planes.has(plane)) {
     add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
-                         memory.panel, sums, shape.padded, first);
+                         in_place ? gradients : memory.panel, sums, shape.padded, first);
   } else {
     add_panel<vectors>(memory.prepared, product.rows.values != nullptr, memory.panel, sums,
                        shape.padded, first);

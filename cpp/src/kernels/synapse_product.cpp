@@ -7,6 +7,7 @@
 #include "kernels/synapse_product.hpp"
 
 #include "kernels/synapse_panels.hpp"
+#include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_window.hpp"
 #include "kernels/synapse_workspace.hpp"
@@ -28,7 +29,7 @@ constexpr std::int64_t least_task_rows = 32;
 constexpr std::int64_t task_columns = 16 * panel_columns;
 
 /// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
-constexpr std::int64_t stride_slack = lanes;
+constexpr std::int64_t stride_slack = 0;
 
 /// Blocks of bits gathered at a time.
 constexpr std::int64_t gathered_blocks = 8;
@@ -42,9 +43,8 @@ struct Cut {
   std::int64_t row_tasks;
   std::int64_t column_tasks;
   std::int64_t sums_stride;  ///< from one row of a task's sums to the next
-  std::uint32_t window_planes;  ///< bit p: plane p is multiplied as windows
-
-  bool as_windows(std::int64_t plane) const { return (window_planes >> plane & 1) != 0; }
+  PlaneSet window_planes;   ///< multiplied as windows
+  PlaneSet scatter_planes;  ///< scattered
 };
 
 struct ProductMemory {
@@ -80,7 +80,7 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.tables.levels = carver.take<float>(max_tree_levels * rows * panel_columns);
     return memory;
   }
-  if (shape.window_planes != 0) {
+  if (!shape.window_planes.empty()) {
     memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
   memory.prepared = carve_rows(carver, rows, floats, product.method);
@@ -132,6 +132,28 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
           multiply_window_row<1>(windows, term / sum_block, first + r % rows, origin, panel, to,
                                  task.stride, term == 0);
         }
+      }
+    }
+  }
+}
+
+void scatter_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                     std::int64_t plane, float* sums) {
+  const std::int64_t image_rows = product.rows.positions;
+  const std::int64_t width = product.rows.windows.width;
+  const std::int64_t first = task.first_row % image_rows / width;
+  const std::int64_t rows = least(task.rows, image_rows) / width;
+  for (std::int64_t done = 0; done < task.rows; done += rows * width) {
+    const std::int64_t image = (task.first_row + done) / image_rows;
+    for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+      const float* const panel =
+          product.panels + layout.panel(task.group, 0, task.first_column + column);
+      float* const to = sums + done * task.stride + column;
+      if (task.columns - column > lanes) {
+        scatter_bits<panel_vectors>(product.rows, plane, image, first, rows, panel, to,
+                                    task.stride);
+      } else {
+        scatter_bits<1>(product.rows, plane, image, first, rows, panel, to, task.stride);
       }
     }
   }
@@ -199,8 +221,10 @@ void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Cu
                const Task& task, std::int64_t plane, ProductMemory& memory, float* sums) {
   if (product.method == Method::tables) {
     sum_tables(product, layout, task, plane, memory, sums);
-  } else if (shape.as_windows(plane)) {
+  } else if (shape.window_planes.has(plane)) {
     sum_windows(product, layout, task, plane, memory, sums);
+  } else if (shape.scatter_planes.has(plane)) {
+    scatter_windows(product, layout, task, plane, sums);
   } else if (product.rows.values != nullptr) {
     sum_values(product, layout, task, memory, sums);
   } else {
@@ -267,15 +291,16 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   shape.column_tasks = blocks_of(layout.padded(), task_columns);
   shape.sums_stride = least(layout.padded(), task_columns) + stride_slack;
   for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
-    if (windows_pay(rows, product.method, plane, product.columns)) {
-      shape.window_planes |= std::uint32_t{1} << plane;
-    }
+    const Approach approach =
+        approach_for(rows, product.method, plane, product.columns, can_scatter(rows));
+    if (approach == Approach::windows) shape.window_planes.add(plane);
+    if (approach == Approach::scatter) shape.scatter_planes.add(plane);
   }
   const std::int64_t all_rows = rows.images * rows.positions;
   const std::int64_t share = threads == 1 ? task_rows : all_rows / (threads * tasks_per_thread);
   const std::int64_t wanted = least(most(share, least_task_rows), task_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
-  const std::int64_t unit = shape.window_planes != 0 ? rows.windows.width : 1;
+  const std::int64_t unit = shape.window_planes.empty() && shape.scatter_planes.empty() ? 1 : rows.windows.width;
   shape.images = most(wanted / rows.positions, 1);
   shape.image_tasks =
       shape.images > 1 ? 1 : blocks_of(rows.positions, most(round_up(wanted, unit), unit));
