@@ -16,6 +16,8 @@ SOURCES := $(shell find cpp bindings python -type f -not -name '*.so' -not -name
 CXX_FILES = $(shell find cpp bindings bench tests/cpp -name '*.cpp' -o -name '*.hpp')
 
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+# Threads that wait sleep instead of spinning: checks may run beside other work.
+test: export OMP_WAIT_POLICY := passive
 
 .PHONY: demo test bench peers lint format stubs check-stubs cpp-test sanitize python-test clean
 

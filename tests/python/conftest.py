@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from h2learn import _core
 from hypothesis import HealthCheck, settings
 
 # "ci" is bounded and repeatable; HYPOTHESIS_PROFILE=deep looks further, from a new seed each time.
@@ -24,8 +25,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 @pytest.fixture(autouse=True)
 def repeatable():
-    """Same seed before each test; threads as they were after it."""
+    """Same seed before each test; after it threads and instruction set as they were."""
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+    _core.set_target("auto")

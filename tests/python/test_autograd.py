@@ -188,3 +188,39 @@ def test_gradient_of_part_of_the_time():
     weights[-1] = 1.0
     whole = torch.autograd.grad((linear(emitted) * weights).sum(), x)[0]
     assert torch.allclose(last, whole, rtol=1e-5, atol=1e-7)
+
+
+REARRANGED = {
+    "slice of T": lambda s: s[1:4:2],
+    "slice of B": lambda s: s[:, 1:],
+    "one timestep": lambda s: s[2:3],
+    "gathered": lambda s: s[torch.tensor([4, 0, 0, 2])],
+    "chosen": lambda s: s.index_select(1, torch.tensor([2, 0])),
+    "split": lambda s: s.split(2)[1],
+    "unbound": lambda s: torch.stack(s.unbind(0)[::-1]),
+    "stacked": lambda s: torch.stack([s[0], s[3]], dim=1),
+    "joined": lambda s: torch.cat([s[3:], s[:1]]),
+    "joined with data": lambda s: torch.cat([s, spikes(5, 2, 3, 8, 8)], dim=1),
+    "rows": lambda s: s.flatten(0, 1).unflatten(0, (3, 5)),
+    "doubled": lambda s: s + s.clone(),
+    "added to data": lambda s: s + spikes(5, 3, 3, 8, 8),
+    "shifted sum": lambda s: s[1:] + s[:-1],
+    "pooled part": lambda s: nn.MaxPool2d(2, 1)(nn.AvgPool2d(1)(s[1:])),
+    "copied": lambda s: s.clone().to(torch.float32).contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", REARRANGED)
+def test_masks_follow_their_spikes(name):
+    """Whatever moves or joins packed spikes moves their masks: gradients are the dense ones."""
+    x = torch.rand(5, 3, 3, 8, 8, requires_grad=True)
+    conv, rearrange = nn.Conv2d(3, 4, 3), REARRANGED[name]
+    grads = []
+    for packed in (True, False):
+        torch.manual_seed(2)
+        emitted = rearrange(nn.LIF().eval()(x))
+        currents = conv(emitted if packed else emitted.to_dense())
+        weights = torch.linspace(-1, 2, currents.numel()).view(currents.shape)
+        grads.append(torch.autograd.grad((currents * weights).sum(), x)[0])
+    assert isinstance(emitted, SpikeTensor)
+    assert torch.allclose(grads[0], grads[1], rtol=1e-4, atol=1e-5)

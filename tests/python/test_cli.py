@@ -14,8 +14,11 @@ import h2learn
 import pytest
 import torch
 from h2learn.cli import main
+from h2learn.config import TrainConfig
 from h2learn.datasets import NAMES
 from h2learn.kernels import KERNELS
+from h2learn.runs import Run
+from h2learn.training import Data, Trainer, build_model
 from safetensors.torch import load_file
 
 PACKAGE_FOLDER = str(Path(h2learn.__file__).parents[1])
@@ -250,6 +253,17 @@ class TestEvaluate:
         assert again.keys() == summary.keys()
         for key in ("test_accuracy", "test_loss", "train_seconds", "step_ms", "layers"):
             assert again[key] == summary[key]
+
+    def test_a_run_of_no_epoch_is_evaluated_too(self, tmp_path, capsys):
+        config = TrainConfig.from_options({"timesteps": 2})
+        data = Data.load(config)
+        run = Run.create(tmp_path / "run", Trainer(build_model(config, data), data, config))
+        json_file = tmp_path / "e.json"
+        assert main(["evaluate", str(run.path), "--json", str(json_file)]) == 0
+        assert "after 0 of 30 epochs" in capsys.readouterr().out
+        summary = json.loads(json_file.read_text())
+        assert summary["epochs_done"] == 0
+        assert summary["step_ms"] is summary["train_loss"] is None
 
     def test_it_writes_nothing_into_the_run(self, trained):
         run, _ = trained

@@ -163,7 +163,6 @@ def test_same_counts_whatever_computed_them():
     for target in _core.available_targets():
         _core.set_target(target)
         assert Watched(model, inputs).layers == expected
-    _core.set_target("auto")
     torch.set_num_threads(1)
     assert Watched(model, inputs).layers == expected
 

@@ -24,12 +24,6 @@ sums of weights that spikes select are the same bits everywhere (forward.hpp).""
 AT_START = _core.active_target()
 
 
-@pytest.fixture(autouse=True)
-def back_to_the_choice_at_start():
-    yield
-    _core.set_target("auto")
-
-
 def run(workload: workloads.Workload) -> list[torch.Tensor]:
     """Every layer's output, the loss, and every gradient of one training step."""
     outputs: list[torch.Tensor] = []

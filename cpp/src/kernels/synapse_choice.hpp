@@ -24,10 +24,11 @@ struct Costs {
   float bit_event;    ///< adding one vector at one set bit
   float value_event;  ///< adding one vector, multiplied, at one non-zero
   float start_sum;    ///< one vector's share of walking a list, whatever its length
-  float bit_scatter;  ///< adding one vector to one output at one set bit
-  float next_bit;     ///< finding the next set bit and the outputs that it reaches
+  float next_bit;     ///< scattering: finding a set bit and the outputs that it reaches
+  float next_output;  ///< going to one of these outputs
+  float bit_scatter;  ///< adding one vector to it
 };
-constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 2.5F, 30};
+constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 2};
 
 /// Multiply-adds below which a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
@@ -72,9 +73,11 @@ inline float cost_of_events(const RowOfTerms& row) {
   return listing + row.vectors * (event * row.density * row.depth + costs.start_sum);
 }
 
-/// `taps` of the row's terms are one input's.
+/// By scattering, a panel at a time; an input's bit is a term of `taps` rows.
 inline float cost_of_scatter(const RowOfTerms& row, float taps) {
-  return row.density * row.depth * (row.vectors * costs.bit_scatter + costs.next_bit / taps);
+  const float panels = __builtin_ceilf(row.vectors / panel_vectors);
+  return row.density * row.depth *
+         (panels * (costs.next_bit / taps + costs.next_output) + row.vectors * costs.bit_scatter);
 }
 
 /// Part of one plane's bits that are set.

@@ -29,7 +29,7 @@ constexpr std::int64_t least_task_rows = 32;
 constexpr std::int64_t task_columns = 16 * panel_columns;
 
 /// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
-constexpr std::int64_t stride_slack = 0;
+constexpr std::int64_t stride_slack = lanes;
 
 /// Blocks of bits gathered at a time.
 constexpr std::int64_t gathered_blocks = 8;

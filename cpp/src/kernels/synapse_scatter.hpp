@@ -43,10 +43,12 @@ template <int vectors>
 inline void scatter_bits(const GatheredRows& from, std::int64_t plane, std::int64_t image,
                          std::int64_t first, std::int64_t rows, const float* panel, float* sums,
                          std::int64_t stride) {
-  const Windows& windows = from.windows;
+  const Windows windows = from.windows;  // a copy: stores of sums cannot change it
   const std::uint64_t* const words =
       from.words + (plane * from.images + image) * from.words_per_image;
   const std::int64_t row_bits = windows.image_width * windows.channels;
+  const std::int64_t step = windows.channels * vectors * lanes;  // from one tap to the next
+  const std::int64_t row_step = windows.window_width * step;
   const ColumnOfBit column_of(windows.channels);
   for (std::int64_t i = 0; i < rows * windows.width; ++i) {
     H2LEARN_UNROLL
@@ -67,19 +69,19 @@ inline void scatter_bits(const GatheredRows& from, std::int64_t plane, std::int6
         const std::int64_t right = column + windows.left;
         const std::int64_t begin_x = most(0, right - windows.width + 1);
         const std::int64_t end_x = least(windows.window_width, right + 1);
+        const float* weights = panel + first_tap * row_step + begin_x * step +
+                               channel * vectors * lanes;
+        float* sum = sums + ((r - first_tap) * windows.width + right - begin_x) * stride;
         for (std::int64_t tap = first_tap; tap < end_tap; ++tap) {
-          const float* weights =
-              panel + ((tap * windows.window_width + begin_x) * windows.channels + channel) *
-                          vectors * lanes;
-          float* sum = sums + ((r - tap) * windows.width + right - begin_x) * stride;
-          for (std::int64_t x = begin_x; x < end_x; ++x) {
+          for (std::int64_t x = 0; x < end_x - begin_x; ++x) {
             H2LEARN_UNROLL
             for (int v = 0; v < vectors; ++v) {
-              store(sum + v * lanes, load(sum + v * lanes) + load(weights + v * lanes));
+              float* const to = sum - x * stride + v * lanes;
+              store(to, load(to) + load(weights + x * step + v * lanes));
             }
-            weights += windows.channels * vectors * lanes;
-            sum -= stride;
           }
+          weights += row_step;
+          sum -= windows.width * stride;
         }
       }
     }

@@ -183,7 +183,7 @@ class LIF(nn.Module):
     def extra_repr(self) -> str:
         """What printing the module shows."""
         text = (
-            f"decay={float(self.effective_decay()):g}, threshold={float(self.threshold):g}, "
+            f"decay={self.effective_decay().item():g}, threshold={self.threshold.item():g}, "
             f"surrogate={type(self.surrogate).__name__}(width={self.surrogate.width:g}, "
             f"scale={self.surrogate.scale:g}), reset={self.reset_mode}"
         )
