@@ -7,10 +7,17 @@
 namespace h2learn {
 namespace {
 
+// Sizes beyond this would overflow 32-bit indices, and their products 64-bit ones.
+constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
+
+/// Whether a * b <= largest, for a and b that are.
+bool product_fits(std::int64_t a, std::int64_t b) { return a * b <= largest; }
+
 void require_at_least(const char* field, std::int64_t value, std::int64_t least) {
-  if (value < least) {
-    throw std::invalid_argument(std::string(field) + " must be at least " + std::to_string(least) +
-                                ", got " + std::to_string(value));
+  if (value < least || value > largest) {
+    throw std::invalid_argument(std::string(field) + " must lie between " + std::to_string(least) +
+                                " and " + std::to_string(largest) + ", got " +
+                                std::to_string(value));
   }
 }
 
@@ -55,8 +62,9 @@ void Geometry::validate() const {
         ") must fit the padded input of " + std::to_string(in_height + 2 * padding_height) +
         " x " + std::to_string(in_width + 2 * padding_width));
   }
-  constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();
-  if (fan_in() > limit || in_features() > limit || out_features() > limit) {
+  if (!product_fits(in_height, in_width) || !product_fits(in_positions(), in_channels) ||
+      !product_fits(kernel_height, kernel_width) || !product_fits(taps(), channels_per_group()) ||
+      !product_fits(out_height(), out_width()) || !product_fits(out_positions(), out_channels)) {
     throw std::invalid_argument(
         "one image must have fewer than 2^31 inputs, outputs and weights per output");
   }

@@ -31,6 +31,8 @@ def as_float32(value: Any, name: str) -> Tensor:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.device.type != "cpu":
         raise TypeError(f"{name} must be on the CPU, got device {value.device}; call .cpu()")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.dtype == torch.float32:
         return value
     if value.dtype in (torch.bfloat16, torch.float16):
@@ -241,7 +243,7 @@ class _Soma(torch.autograd.Function):
         words, mask, membrane, currents, initial, decay, threshold = ctx.saved_tensors
         steps, batch = words.shape[:2]
         if grad_spikes is None:
-            rows = torch.zeros(steps, batch, ctx.count)
+            rows = torch.zeros(steps, batch, ctx.count, dtype=torch.float32)
         else:
             grad_spikes = as_float32(grad_spikes, "gradient at the spikes")
             rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, ctx.count)
@@ -351,8 +353,7 @@ class _MaxPool(torch.autograd.Function):
 
 
 def _pooled(spikes: SpikeTensor, words: Tensor, scale: float, shape: list[int]) -> SpikeTensor:
-    channels, height, width, kh, kw, sh, sw = shape
-    features = (channels, (height - kh) // sh + 1, (width - kw) // sw + 1)
+    features = (shape[0], *ops.pool_out_size(shape))
     mask = spikes.mask_rows()
     if mask is not None:
         # A pooled gradient is needed where that of any input of its window is.

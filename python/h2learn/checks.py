@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["integer", "module", "number", "pair"]
+__all__ = ["flag", "integer", "module", "number", "pair", "tensor"]
 
 
 def number(name: str, value: Any) -> float:
@@ -13,6 +13,13 @@ def number(name: str, value: Any) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
     return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False. TypeError for anything else."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -30,6 +37,14 @@ def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     if len(values) != 2:
         raise TypeError(f"{name} must be an integer or a pair of integers, got {value!r}")
     return integer(name, values[0], least), integer(name, values[1], least)
+
+
+def tensor(name: str, value: Any) -> None:
+    """TypeError unless `value` is a torch.Tensor."""
+    from torch import Tensor
+
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def module(name: str, value: Any) -> None:

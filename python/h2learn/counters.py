@@ -17,7 +17,7 @@ Analog inputs count where they are not zero.
 Saved bytes are those kept from the forward to the backward pass, parameters not included: packed
 words, masks, membranes, analog inputs. Memory that two layers share (a layer's spikes are the
 next one's inputs) is counted once, at the first of them. Dense bytes are the same elements at four
-bytes each.
+bytes each. A forward pass that activation checkpointing computes again is counted again.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class OperationCounter:
         self._listening: Any = None
 
     def __enter__(self) -> OperationCounter:
+        if self._listening is not None:
+            raise RuntimeError("this counter is counting already; make another one")
         self._listening = recording.listen(self)
         self._listening.__enter__()
         return self
@@ -102,6 +104,7 @@ class OperationCounter:
         trace: TracebackType | None,
     ) -> None:
         self._listening.__exit__(kind, error, trace)
+        self._listening = None
         self._forwarded.clear()
         self._kept.clear()
 
@@ -183,7 +186,8 @@ def _active(event: recording.SynapseForward | recording.WeightUpdate) -> Tensor:
 
 
 def _all_set(rows: int, features: int) -> Tensor:
-    return ops.pack(torch.ones(1, features)).expand(rows, -1).contiguous()  # type: ignore[no-any-return]
+    ones = torch.ones(1, features, dtype=torch.float32)
+    return ops.pack(ones).expand(rows, -1).contiguous()  # type: ignore[no-any-return]
 
 
 def _nonzero_outputs(shape: ops.Geometry, grad_currents: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class Synapse:
 
 def check_kernel(name: str) -> str:
     """Returns `name`. ValueError, listing what is allowed, if it is not a kernel."""
-    if name not in KERNELS:
+    if not isinstance(name, str) or name not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {name!r}")
     return name
 

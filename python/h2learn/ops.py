@@ -132,7 +132,8 @@ def words_for(features: int) -> int:
     return (features + 63) // 64
 
 
-def _out_size(shape: Sequence[int]) -> tuple[int, int]:
+def out_size(shape: Sequence[int]) -> tuple[int, int]:
+    """Output height and width of the synapse `shape` describes."""
     (_, height, width, _, kh, kw, sh, sw, ph, pw, dh, dw, _) = shape
     return (
         (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1,
@@ -140,14 +141,10 @@ def _out_size(shape: Sequence[int]) -> tuple[int, int]:
     )
 
 
-def _pool_out(shape: Sequence[int]) -> tuple[int, int]:
+def pool_out_size(shape: Sequence[int]) -> tuple[int, int]:
+    """Output height and width of the pooling `shape` describes."""
     (_, height, width, kh, kw, sh, sw) = shape
     return (height - kh) // sh + 1, (width - kw) // sw + 1
-
-
-def out_size(shape: Geometry) -> tuple[int, int]:
-    """Output height and width."""
-    return _out_size(shape)
 
 
 # ---- registration
@@ -227,7 +224,7 @@ def popcount(words: Tensor) -> int:
 
 
 def _currents_shape(rows: int, shape: Sequence[int]) -> tuple[int, int, int]:
-    return rows, math.prod(_out_size(shape)), shape[3]
+    return rows, math.prod(out_size(shape)), shape[3]
 
 
 def _forward_packed_fake(
@@ -528,7 +525,7 @@ def soma_backward(
 
 
 def _count_pool_fake(words: Tensor, shape: list[int]) -> Tensor:
-    features = math.prod(_pool_out(shape)) * shape[0]
+    features = math.prod(pool_out_size(shape)) * shape[0]
     planes = (shape[3] * shape[4]).bit_length()
     return words.new_empty((planes, words.shape[0], words_for(features)))
 
@@ -545,7 +542,7 @@ def count_pool(words: Tensor, shape: list[int]) -> Tensor:
 
 
 def _max_pool_fake(words: Tensor, shape: list[int]) -> Tensor:
-    features = math.prod(_pool_out(shape)) * shape[0]
+    features = math.prod(pool_out_size(shape)) * shape[0]
     return words.new_empty((words.shape[0], words_for(features)))
 
 

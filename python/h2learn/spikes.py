@@ -16,6 +16,7 @@ scale 1.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -58,6 +59,9 @@ class SpikeTensor(Tensor):
             Gradients elsewhere are never used by the neuron, so the backward pass leaves them
             at zero: a hook on the spikes, or retain_grad(), sees the masked gradient. A
             detached or loaded tensor has no mask and gets every gradient.
+
+    Results of operators are never views of a SpikeTensor: those that do not stay packed are dense
+    tensors with memory of their own.
     """
 
     words: Tensor
@@ -74,13 +78,24 @@ class SpikeTensor(Tensor):
         mask: Tensor | None = None,
     ) -> SpikeTensor:
         """Wraps words without copying them."""
-        if words.dtype != torch.int64:
-            raise TypeError(f"words must be int64, got {words.dtype}")
+        if not isinstance(words, Tensor) or words.dtype != torch.int64:
+            raise TypeError(f"words must be an int64 torch.Tensor, got {_describe(words)}")
+        if not isinstance(features, (tuple, list, torch.Size)) or len(features) == 0:
+            raise TypeError(f"features must be a tuple of sizes, got {features!r}")
+        if any(size < 0 for size in features):
+            raise ValueError(f"features must not be negative, got {tuple(features)}")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
         expected = (math.prod(features) + 63) // 64
         if words.dim() < 2 or words.shape[-1] != expected:
             raise ValueError(
                 f"words must have shape [planes, *lead, {expected}] for features "
                 f"{tuple(features)}, got {list(words.shape)}"
+            )
+        if mask is not None and mask.shape != words.shape[1:]:
+            raise ValueError(
+                f"mask must have the shape of one plane of words, {list(words.shape[1:])}, "
+                f"got {list(mask.shape)}"
             )
         tensor = Tensor._make_wrapper_subclass(
             cls, (*words.shape[1:-1], *features), dtype=torch.float32, device=words.device
@@ -241,6 +256,28 @@ class SpikeTensor(Tensor):
         features, scale = meta
         return SpikeTensor(inner["words"], features, scale, inner.get("mask"))
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError(
+            "assignment would write into a SpikeTensor, which is read-only; call .to_dense() first"
+        )
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        # No conversion of results to this class: what is packed is made so by __torch_dispatch__.
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            return _own_memory(result)
+        if type(result) in (list, tuple):
+            return type(result)(_own_memory(r) if isinstance(r, Tensor) else r for r in result)
+        return result
+
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls,
@@ -255,16 +292,37 @@ class SpikeTensor(Tensor):
             packed = handler(*args, **kwargs)
             if packed is not NotImplemented:
                 return packed
-        for position, schema in enumerate(func._schema.arguments):
-            value = args[position] if position < len(args) else kwargs.get(schema.name)
-            written = schema.alias_info is not None and schema.alias_info.is_write
-            if written and any(isinstance(leaf, SpikeTensor) for leaf in tree_leaves(value)):
+        for position, name in _written(func):
+            value = args[position] if position < len(args) else kwargs.get(name)
+            if any(isinstance(leaf, SpikeTensor) for leaf in tree_leaves(value)):
                 raise TypeError(
                     f"{func} would write into a SpikeTensor, which is read-only; "
                     "call .to_dense() first"
                 )
         args, kwargs = tree_map_only(SpikeTensor, lambda s: s._dense(), (args, kwargs))
         return func(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator writes into."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _own_memory(result: Tensor) -> Tensor:
+    """A dense result that torch takes for a view of packed spikes, as a tensor of its own.
+
+    It has the values of a view but not the memory: writing into it would change nothing in the
+    spikes, and yet autograd would record that it did.
+    """
+    if isinstance(result, SpikeTensor) or torch.compiler.is_compiling():
+        return result
+    is_view = result._is_view()
+    return result.clone() if is_view and isinstance(result._base, SpikeTensor) else result
 
 
 def _rebuild(
@@ -274,6 +332,9 @@ def _rebuild(
     requires_grad: bool,
 ) -> SpikeTensor:
     spikes = SpikeTensor(words, features, scale)
+    used = math.prod(features) % 64
+    if used and bool((words[..., -1] >> used != 0).any()):
+        raise ValueError("words must have padding bits of 0: this is not a saved SpikeTensor")
     spikes.requires_grad_(requires_grad)
     return spikes
 
@@ -376,7 +437,7 @@ def _unbind(spikes: SpikeTensor, dim: int = 0) -> Any:
 @_handles(aten.split.Tensor)
 def _split(spikes: SpikeTensor, size: int, dim: int = 0) -> Any:
     at = _lead_dim(spikes, dim)
-    if at is None:
+    if at is None or size < 1:
         return NotImplemented
     starts = range(0, max(1, spikes.shape[at]), size)
     return [_slice(spikes, at, start, start + size) for start in starts]
@@ -399,6 +460,8 @@ def _index(spikes: SpikeTensor, indices: Sequence[Tensor | None]) -> Any:
     if index.dim() != 1 or dim >= len(spikes.lead):
         return NotImplemented
     if index.dtype == torch.bool:
+        if index.shape[0] != spikes.shape[dim]:
+            return NotImplemented  # torch's own error says it best
         index = index.nonzero().flatten()
     chosen = index
     return spikes._with(

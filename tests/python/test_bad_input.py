@@ -214,15 +214,15 @@ CALLS = {
         lambda: nn.MaxPool2d(2)(spikes(2, 3, 5)),
         ValueError, ["inputs", "[2, 3, 5]"]),
     "flattening nothing": (
-        lambda: nn.Flatten()(zeros(2, 3)),
-        ValueError, ["inputs", "[T, B, ...]"]),
+        lambda: nn.Flatten()(zeros(3)),
+        ValueError, ["inputs", "[T, B, F]", "[3]"]),
     "other channels to normalise": (
         lambda: nn.BatchNorm(4)(zeros(2, 3, 5)),
         ValueError, ["inputs", "[T, B, 4, ...]", "[2, 3, 5]"]),
     "dropping everything": (lambda: nn.Dropout(1.0), ValueError, ["p", "1.0", "below 1"]),
     "negative dropout": (lambda: nn.Dropout(-0.1), ValueError, ["p", "-0.1"]),
     "NaN dropout": (lambda: nn.Dropout(NAN), ValueError, ["p", "nan"]),
-    "dropout without T": (lambda: nn.Dropout(0.5)(zeros(3, 4)), ValueError, ["inputs", "[3, 4]"]),
+    "dropout without T": (lambda: nn.Dropout(0.5)(zeros(4)), ValueError, ["inputs", "[4]"]),
     "unknown readout": (
         lambda: nn.Readout("max"), ValueError, ["mode", "membrane", "rate", "last", "'max'"]),
     "readout that explodes": (lambda: nn.Readout(decay=1.1), ValueError, ["decay", "1.1"]),

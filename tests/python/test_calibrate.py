@@ -138,7 +138,6 @@ def test_a_layer_used_twice_is_scaled_once():
     ("model", "words"),
     [
         (lambda: nn.Sequential(nn.LIF(), nn.Linear(30, 4)), "'0'"),
-        (lambda: nn.Sequential(torch.nn.Linear(30, 4), nn.LIF()), "'1'"),
         (lambda: nn.Sequential(nn.BatchNorm(30, affine=False), nn.LIF()), "'1'"),
     ],
 )
@@ -160,3 +159,20 @@ def test_a_rate_out_of_reach(inputs, rate):
         nn.calibrate(model, inputs, float(rate))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_scales_torch_layers_too():
+    """What ran last before the neurons is scaled, whoever wrote it."""
+    model = nn.Sequential(nn.Linear(30, 20), torch.nn.Linear(20, 10), nn.LIF(0.5, 1.0))
+    first = model[0].weight.clone()
+    rates = nn.calibrate(model, workloads.spikes(6, 8, 30, rate=0.3), 0.15)
+    assert abs(rates["2"] - 0.15) < 0.02
+    assert torch.equal(model[0].weight, first)
+
+
+def test_keeps_the_membranes_of_stateful_neurons():
+    model = nn.Sequential(nn.Linear(8, 5), nn.LIF(0.9, 5.0, stateful=True))
+    model(torch.rand(3, 4, 8))
+    before = model[1].membrane.clone()
+    nn.calibrate(model, torch.rand(5, 2, 8), 0.1)  # another batch size: starts from zero
+    assert torch.equal(model[1].membrane, before)

@@ -42,7 +42,7 @@ def assert_gold(module: torch.nn.Module, inputs: Tensor, tolerance: float = 1e-6
 # BatchNorm.
 
 
-@pytest.mark.parametrize("shape", [(5, 3, 4), (5, 3, 4, 6), (4, 2, 4, 5, 3)])
+@pytest.mark.parametrize("shape", [(5, 3, 4), (4, 2, 4, 5, 3)])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm(shape, training, affine):
@@ -54,6 +54,33 @@ def test_batch_norm(shape, training, affine):
             parameter.uniform_(0.5, 2.0)
     x = 3 * torch.randn(shape) + 1
     assert_gold(norm.train(training), x)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 5, 3)])
+def test_batch_norm_of_one_step(shape):
+    x = torch.randn(shape)
+    plain = torch.nn.BatchNorm1d(4) if len(shape) == 2 else torch.nn.BatchNorm2d(4)
+    assert torch.allclose(nn.BatchNorm(4)(x), plain(x), atol=1e-6)
+
+
+def test_one_step_is_flattened_and_dropped_like_a_sequence_of_one():
+    x = spikes((1, 3, 4, 5, 6))
+    for inputs in (x, x.to_dense()):
+        assert torch.equal(nn.Flatten()(inputs[0]), nn.Flatten()(inputs)[0])
+        torch.manual_seed(0)
+        one = nn.Dropout(0.3)(inputs[0])
+        torch.manual_seed(0)
+        assert torch.equal(one, nn.Dropout(0.3)(inputs)[0])
+
+
+def test_step_mode_of_a_whole_model():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LIF(), nn.MaxPool2d(2), nn.Flatten(), nn.LIF())
+    model.eval()
+    x = spikes((4, 2, 2, 8, 8), 0.4)
+    together = model(x)
+    nn.set_step_mode(model, "s")
+    one_by_one = torch.stack([model(step) for step in x])
+    assert torch.equal(one_by_one, together)
 
 
 def test_batch_norm_of_spikes():

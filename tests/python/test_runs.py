@@ -337,7 +337,7 @@ def test_values_learned_by_neurons_do_not_make_another_model(tmp_path):
     write_checkpoint(tmp_path / CHECKPOINT, trained)
     read_checkpoint(tmp_path / CHECKPOINT, again)
     assert same(weights(trained), weights(again))
-    assert float(again.model[2].threshold) != 0.25
+    assert again.model[2].threshold.item() != 0.25
 
 
 def test_an_address_in_a_description_does_not_make_another_model():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from h2learn import SpikeTensor
+from h2learn import SpikeTensor, nn
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -347,3 +347,46 @@ def test_writing_is_refused(write):
     with pytest.raises(TypeError, match=r"read-only.*to_dense"):
         write(packed)
     assert torch.equal(packed.to_dense(), before)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda s: s.transpose(0, 1),
+        lambda s: s.flatten(),
+        lambda s: s.view(-1),
+        lambda s: s[..., 0],
+        lambda s: s.unsqueeze(0),
+        lambda s: s.permute(2, 0, 1),
+        lambda s: s.chunk(2, dim=2)[0],
+    ],
+)
+def test_results_are_not_views(take):
+    """Writing into a dense result changes neither the spikes nor their gradient."""
+    currents = (torch.rand(3, 2, 4) - 0.2).requires_grad_()
+    spikes = nn.LIF().eval()(currents)
+    (expected,) = torch.autograd.grad(spikes.sum(), currents, retain_graph=True)
+    before = spikes.to_dense()
+    taken = take(spikes)
+    assert torch.equal(taken, take(before))
+    taken.mul_(3.0)
+    assert torch.equal(spikes.to_dense(), before)
+    assert torch.equal(torch.autograd.grad(spikes.sum(), currents, retain_graph=True)[0], expected)
+    (tripled,) = torch.autograd.grad(taken.sum(), currents)
+    assert torch.equal(
+        torch.autograd.grad(3 * take(nn.LIF().eval()(currents)).sum(), currents)[0], tripled
+    )
+
+
+def test_assignment_is_refused():
+    spikes = SpikeTensor.from_dense(torch.ones(2, 3, 4))
+    with pytest.raises(TypeError, match="read-only"):
+        spikes[0] = 0.0
+    with pytest.raises(IndexError):
+        spikes[torch.tensor([True])]
+
+
+def test_damaged_padding_is_refused_when_loaded(tmp_path):
+    torch.save(SpikeTensor(torch.full((1, 2, 2, 1), -1), (3,)), tmp_path / "spikes.pt")
+    with pytest.raises(ValueError, match="padding"):
+        torch.load(tmp_path / "spikes.pt", weights_only=True)

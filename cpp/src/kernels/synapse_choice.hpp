@@ -24,11 +24,12 @@ struct Costs {
   float bit_event;    ///< adding one vector at one set bit
   float value_event;  ///< adding one vector, multiplied, at one non-zero
   float start_sum;    ///< one vector's share of walking a list, whatever its length
-  float next_bit;     ///< scattering: finding a set bit and the outputs that it reaches
-  float next_output;  ///< going to one of these outputs
-  float bit_scatter;  ///< adding one vector to it
+  float next_bit;     ///< scattering: finding a set bit and the sums that it adds to
+  float next_output;  ///< scattering: going to one of these sums, an output's
+  float next_weight;  ///< the same, a weight's gradient: the next bit often adds to it, too
+  float bit_scatter;  ///< scattering: adding one vector
 };
-constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 2};
+constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 28, 2};
 
 /// Multiply-adds below which a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
@@ -73,11 +74,12 @@ inline float cost_of_events(const RowOfTerms& row) {
   return listing + row.vectors * (event * row.density * row.depth + costs.start_sum);
 }
 
-/// By scattering, a panel at a time; an input's bit is a term of `taps` rows.
-inline float cost_of_scatter(const RowOfTerms& row, float taps) {
+/// By scattering, a panel at a time; an input's bit is a term of `taps` rows. `next_sum` is
+/// costs.next_output or costs.next_weight.
+inline float cost_of_scatter(const RowOfTerms& row, float taps, float next_sum) {
   const float panels = __builtin_ceilf(row.vectors / panel_vectors);
   return row.density * row.depth *
-         (panels * (costs.next_bit / taps + costs.next_output) + row.vectors * costs.bit_scatter);
+         (panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter);
 }
 
 /// Part of one plane's bits that are set.
@@ -108,21 +110,24 @@ inline float density_of_values(const GatheredRows& rows) {
 
 enum class Approach { gather, windows, scatter };
 
-/// How a plane (of floats: the values) is multiplied.
+/// How a plane (of floats: the values) is multiplied. `next_sum`: see cost_of_scatter; null where
+/// scattering is impossible.
 inline Approach approach_for(const GatheredRows& rows, Method method, std::int64_t plane,
-                             std::int64_t columns, bool can_scatter) {
+                             std::int64_t columns, const float* next_sum) {
   if (!has_windows(rows) || method == Method::tables) return Approach::gather;
   if (method == Method::dense) return Approach::windows;
   const bool bits = rows.words != nullptr;
   const RowOfTerms row = {bits, bits ? density_of_bits(rows, plane) : density_of_values(rows),
                           static_cast<float>(least(rows.length, sum_block)),
                           static_cast<float>(blocks_of(columns, lanes))};
-  const float events = costs.gather_row + cost_of_events(row);
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
-  const bool scatter = can_scatter && cost_of_scatter(row, taps) < events;
-  const float by_events = scatter ? cost_of_scatter(row, taps) : events;
-  if (method != Method::event && cost_of_dense(row) < by_events) return Approach::windows;
-  return scatter ? Approach::scatter : Approach::gather;
+  Approach by_events = Approach::gather;
+  float cost = costs.gather_row + cost_of_events(row);
+  if (next_sum != nullptr && cost_of_scatter(row, taps, *next_sum) < cost) {
+    by_events = Approach::scatter;
+    cost = cost_of_scatter(row, taps, *next_sum);
+  }
+  return method == Method::event || cost < cost_of_dense(row) ? by_events : Approach::windows;
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "kernels/synapse_outer_rows.hpp"
 #include "kernels/synapse_outer_windows.hpp"
 #include "kernels/synapse_pack.hpp"
+#include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_workspace.hpp"
 #include "scratch.hpp"
@@ -40,6 +41,7 @@ struct Cut {
   std::int64_t padded;      ///< columns of a group, whole vectors
   std::int64_t sums;        ///< floats of all sums
   PlaneSet window_planes;   ///< multiplied as windows
+  PlaneSet scatter_planes;  ///< scattered
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
@@ -47,32 +49,36 @@ struct Cut {
 };
 
 Cut cut(const OuterProduct& product, std::int64_t threads) {
+  const GatheredRows& rows = product.rows;
+  const std::int64_t length = rows.length;
   Cut result = {};
-  const std::int64_t length = product.rows.length;
-  result.positions = product.rows.images * product.rows.positions;
+  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
+    const Approach approach =
+        approach_for(rows, product.method, plane, product.columns,
+                     can_scatter(rows) ? &costs.next_weight : nullptr);
+    if (approach == Approach::windows) result.window_planes.add(plane);
+    if (approach == Approach::scatter) result.scatter_planes.add(plane);
+  }
+  result.positions = rows.images * rows.positions;
   result.padded = round_up(product.columns, lanes);
-  result.sums = product.rows.groups * length * result.padded;
+  result.sums = rows.groups * length * result.padded;
   // The table engine's accumulator runs through all positions.
   result.stretches = product.method == Method::tables
                          ? 1
                          : blocks_of(result.positions, stretch_positions);
   result.columns = least(task_columns, round_up(result.padded, panel_columns));
   result.column_chunks = blocks_of(result.padded, result.columns);
-  // Where stretches and columns leave threads without work, fan-in is cut finer.
-  const std::int64_t others = product.rows.groups * result.column_chunks * result.stretches;
-  const std::int64_t most_terms = product.rows.values != nullptr ? value_terms : bit_terms;
+  // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
+  // visits all of it at once.
+  const std::int64_t most_terms = rows.values != nullptr ? value_terms : bit_terms;
+  const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
   const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
   const std::int64_t chunks = least(most(blocks_of(length, most_terms), wanted),
                                     blocks_of(length, 64));
-  result.terms = round_up(blocks_of(length, chunks), 64);
-  if (product.rows.values != nullptr) result.terms = value_terms;
+  const bool whole = !result.scatter_planes.empty();
+  result.terms = round_up(whole ? length : blocks_of(length, chunks), 64);
+  if (rows.values != nullptr) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
-  for (std::int64_t plane = 0; plane < product.rows.planes; ++plane) {
-    if (approach_for(product.rows, product.method, plane, product.columns, false) ==
-        Approach::windows) {
-      result.window_planes.add(plane);
-    }
-  }
   return result;
 }
 
@@ -89,6 +95,7 @@ struct Task {
 
 struct OuterMemory {
   BlockWindows windows;
+  float* scattered;  ///< [fan-in][panel_columns] of one block
   TransposedRows transposed;
   PreparedRows prepared;
   float* panel;  ///< [sum_block + 1][panel_columns] gradients
@@ -109,6 +116,9 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     return memory;
   }
   if (!shape.window_planes.empty()) memory.windows = carve_windows(carver, product.rows);
+  if (!shape.scatter_planes.empty()) {
+    memory.scattered = carver.take<float>(product.rows.length * panel_columns);
+  }
   memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
   memory.prepared = carve_rows(carver, shape.terms, floats, product.method);
   memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
@@ -136,6 +146,7 @@ void prepare_block(const OuterProduct& product, const Cut& shape, const Task& ta
                    std::int64_t plane, std::int64_t position, std::int64_t depth,
                    OuterMemory& memory) {
   const bool floats = product.rows.values != nullptr;
+  if (shape.scatter_planes.has(plane)) return;
   if (shape.window_planes.has(plane)) {
     copy_windows(product.rows, plane, task.group, position, depth, memory.windows);
     return;
@@ -154,17 +165,27 @@ void prepare_block(const OuterProduct& product, const Cut& shape, const Task& ta
 /// Adds one block times `left` columns of its gradients, at most one panel of them.
 template <int vectors>
 void add_gradients(const OuterProduct& product, const Cut& shape, const Task& task,
-                   std::int64_t plane, const float* gradients, std::int64_t depth,
-                   std::int64_t left, OuterMemory& memory, float* sums, bool first) {
+                   std::int64_t plane, std::int64_t position, std::int64_t depth,
+                   std::int64_t column, OuterMemory& memory, float* sums) {
   const std::int64_t stride = product.rows.groups * product.columns;
+  const float* gradients = product.gradients + position * stride +
+                           task.group * product.columns + task.first_column + column;
+  const bool first = position == task.first_position;
   // Gradients that are a panel already are read where they are; lists need the row of zeros.
-  const bool in_place = shape.window_planes.has(plane) && stride == vectors * lanes;
-  if (!in_place) pack_gradients<vectors>(gradients, stride, depth, left, memory.panel);
-  if (shape.window_planes.has(plane)) {
+  const bool listed = !shape.window_planes.has(plane) && !shape.scatter_planes.has(plane);
+  if (listed || stride != vectors * lanes) {
+    pack_gradients<vectors>(gradients, stride, depth,
+                            product.columns - task.first_column - column, memory.panel);
+    gradients = memory.panel;
+  }
+  if (shape.scatter_planes.has(plane)) {
+    scatter_gradients<vectors>(product.rows, plane, position, depth, gradients, memory.scattered,
+                               sums + column, shape.padded, first);
+  } else if (shape.window_planes.has(plane)) {
     add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
-                         in_place ? gradients : memory.panel, sums, shape.padded, first);
+                         gradients, sums + column, shape.padded, first);
   } else {
-    add_panel<vectors>(memory.prepared, product.rows.values != nullptr, memory.panel, sums,
+    add_panel<vectors>(memory.prepared, product.rows.values != nullptr, gradients, sums + column,
                        shape.padded, first);
   }
 }
@@ -172,23 +193,16 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
 /// sums[terms][padded] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
                  std::int64_t plane, OuterMemory& memory, float* sums) {
-  const std::int64_t stride = product.rows.groups * product.columns;
-  for (std::int64_t done = 0; done < task.positions; done += sum_block) {
-    const std::int64_t position = task.first_position + done;
-    const std::int64_t depth = least(sum_block, task.positions - done);
+  const std::int64_t end = task.first_position + task.positions;
+  for (std::int64_t position = task.first_position; position < end; position += sum_block) {
+    const std::int64_t depth = least(sum_block, end - position);
     prepare_block(product, shape, task, plane, position, depth, memory);
-    const float* const gradients =
-        product.gradients + position * stride + task.group * product.columns + task.first_column;
     for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
-      const std::int64_t left = product.columns - task.first_column - column;
-      const auto add = [&]<int vectors>() {
-        add_gradients<vectors>(product, shape, task, plane, gradients + column, depth, left,
-                               memory, sums + column, done == 0);
-      };
       if (task.columns - column > lanes) {
-        add.template operator()<panel_vectors>();
+        add_gradients<panel_vectors>(product, shape, task, plane, position, depth, column, memory,
+                                     sums);
       } else {
-        add.template operator()<1>();
+        add_gradients<1>(product, shape, task, plane, position, depth, column, memory, sums);
       }
     }
   }

@@ -150,10 +150,10 @@ void scatter_windows(const GatherProduct& product, const PanelLayout& layout, co
           product.panels + layout.panel(task.group, 0, task.first_column + column);
       float* const to = sums + done * task.stride + column;
       if (task.columns - column > lanes) {
-        scatter_bits<panel_vectors>(product.rows, plane, image, first, rows, panel, to,
+        scatter_weights<panel_vectors>(product.rows, plane, image, first, rows, panel, to,
                                     task.stride);
       } else {
-        scatter_bits<1>(product.rows, plane, image, first, rows, panel, to, task.stride);
+        scatter_weights<1>(product.rows, plane, image, first, rows, panel, to, task.stride);
       }
     }
   }
@@ -292,7 +292,8 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   shape.sums_stride = least(layout.padded(), task_columns) + stride_slack;
   for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
     const Approach approach =
-        approach_for(rows, product.method, plane, product.columns, can_scatter(rows));
+        approach_for(rows, product.method, plane, product.columns,
+                     can_scatter(rows) ? &costs.next_output : nullptr);
     if (approach == Approach::windows) shape.window_planes.add(plane);
     if (approach == Approach::scatter) shape.scatter_planes.add(plane);
   }

@@ -15,7 +15,7 @@ from h2learn.nn.layers import (
     Residual,
     Sequential,
 )
-from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning, reset
+from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning, reset, set_step_mode
 from h2learn.nn.synapses import Conv2d, Linear
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "Sequential",
     "calibrate",
     "reset",
+    "set_step_mode",
 ]

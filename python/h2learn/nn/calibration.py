@@ -12,14 +12,15 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from h2learn import checks
 from h2learn.autograd import soma
-from h2learn.nn.layers import BatchNorm
 from h2learn.nn.neurons import LIF, reset
-from h2learn.nn.synapses import Conv2d, Linear
 
 __all__ = ["calibrate"]
+
+_WITH_WEIGHTS = (nn.Linear, nn.Conv2d, _BatchNorm)  # h2learn's own are among them
 
 _STEPS = 24
 """Halvings of the logarithmic search interval: far below the resolution of a rate."""
@@ -34,8 +35,8 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
     membranes and the training mode are left as they were.
 
     Args:
-        model: its neuron layers must each have a Linear, Conv2d or BatchNorm of h2learn before
-            them; the last one that ran before a layer is the one scaled (weight and bias).
+        model: its neuron layers must each have a Linear, Conv2d or BatchNorm before them; the last
+            one that ran before a layer is the one scaled (weight and bias).
         inputs: a representative batch, [T, B, ...].
         rate: spikes per neuron and timestep, between 0 and 1.
 
@@ -54,9 +55,11 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     weights = [(weight, weight.clone()) for weight in model.parameters()]
     handles = []
+    membranes = {m: m.membrane for m in model.modules() if isinstance(m, LIF)}
+    reset(model)
     for module in model.modules():
-        module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if isinstance(module, (Linear, Conv2d, BatchNorm)):
+        module.training = isinstance(module, _BatchNorm)
+        if isinstance(module, _WITH_WEIGHTS):
             handles.append(module.register_forward_hook(search.remember))
         elif isinstance(module, LIF):
             handles.append(module.register_forward_pre_hook(search.adjust))
@@ -73,7 +76,8 @@ def calibrate(model: nn.Module, inputs: Tensor, rate: float = 0.15) -> dict[str,
             module.training = mode
         for buffer, before in buffers:
             buffer.copy_(before)
-        reset(model)
+        for neurons, membrane in membranes.items():
+            neurons.membrane = membrane
     return search.rates
 
 

@@ -39,8 +39,7 @@ class _Pool2d(nn.Module):
 
     def _check(self, inputs: Tensor) -> bool:
         """Checks the shape; True when the packed path applies (binary spikes)."""
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+        checks.tensor("inputs", inputs)
         if inputs.dim() not in (4, 5):
             raise ValueError(
                 f"inputs must have shape [T, B, C, H, W] (or [B, C, H, W]), "
@@ -96,35 +95,50 @@ def _per_image(inputs: Tensor, apply: Any) -> Tensor:
     return apply(dense.flatten(0, 1)).unflatten(0, dense.shape[:2])  # type: ignore[no-any-return]
 
 
+def _lead(inputs: Tensor) -> int:
+    """Leading dimensions: [T, B, F] and [T, B, C, H, W] have two, a single step has one."""
+    checks.tensor("inputs", inputs)
+    if inputs.dim() not in (2, 3, 4, 5):
+        raise ValueError(
+            "inputs must have shape [T, B, F] or [T, B, C, H, W] (or one step, without T), "
+            f"got {list(inputs.shape)}"
+        )
+    return 2 if inputs.dim() in (3, 5) else 1
+
+
 class Flatten(nn.Module):
-    """[T, B, C, H, W] -> [T, B, C * H * W] in torch's order; spikes stay packed."""
+    """[T, B, C, H, W] -> [T, B, C * H * W] in torch's order; spikes stay packed.
+
+    One step, [B, C, H, W], gives [B, C * H * W].
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Flattens everything after T and B."""
-        if isinstance(inputs, SpikeTensor):
+        lead = _lead(inputs)
+        if isinstance(inputs, SpikeTensor) and len(inputs.lead) == lead:
             return autograd.flatten(inputs) if len(inputs.features) > 1 else inputs
-        if inputs.dim() < 3:
-            raise ValueError(f"inputs must have shape [T, B, ...], got {list(inputs.shape)}")
-        return inputs.flatten(2)
+        return inputs.flatten(lead)
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation per channel over T, B and space (tdBN without its factor).
 
-    torch.nn.BatchNorm2d by its parameters and state_dict; takes [T, B, C], [T, B, C, H, W] or
-    anything between.
+    torch.nn.BatchNorm2d by its parameters and state_dict; takes [T, B, C], [T, B, C, H, W], or
+    one step of either.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Same shape as the input."""
-        if inputs.dim() < 3 or inputs.shape[2] != self.num_features:
+        lead = _lead(inputs)
+        if inputs.shape[lead] != self.num_features:
             raise ValueError(
-                f"inputs must have shape [T, B, {self.num_features}, ...], got {list(inputs.shape)}"
+                f"inputs must have {self.num_features} channels, [T, B, {self.num_features}, ...] "
+                f"(or one step, without T), got {list(inputs.shape)}"
             )
         dense = inputs.to_dense() if isinstance(inputs, SpikeTensor) else inputs
-        images = dense.flatten(0, 1)
-        flat = images if images.dim() == 4 else images.reshape(*images.shape[:2], -1, 1)
-        return super().forward(flat).reshape(images.shape).unflatten(0, dense.shape[:2])  # type: ignore[no-any-return]
+        images = dense.flatten(0, lead - 1)
+        flat = images if images.dim() == 4 else images[..., None, None]
+        return super().forward(flat).reshape(images.shape).unflatten(0, dense.shape[:lead])  # type: ignore[no-any-return]
 
 
 class Dropout(nn.Module):
@@ -132,6 +146,8 @@ class Dropout(nn.Module):
 
     Args:
         p: probability of dropping an element, 0 <= p < 1. What stays is divided by 1 - p.
+
+    A single step, without T, draws a mask of its own at each call.
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -142,12 +158,12 @@ class Dropout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Same shape; spikes stay packed."""
+        lead = _lead(inputs)
         if not self.training or self.p == 0.0:
             return inputs
-        if inputs.dim() < 3:
-            raise ValueError(f"inputs must have shape [T, B, ...], got {list(inputs.shape)}")
-        keep = torch.empty(inputs.shape[1:]).bernoulli_(1.0 - self.p)
-        if isinstance(inputs, SpikeTensor) and len(inputs.lead) == 2:
+        shape = inputs.shape[lead - 1 :]
+        keep = torch.empty(shape, dtype=inputs.dtype).bernoulli_(1.0 - self.p)
+        if isinstance(inputs, SpikeTensor) and len(inputs.lead) == lead:
             return autograd.dropout(inputs, SpikeTensor.from_dense(keep, 1), self.p)
         return inputs * (keep / (1.0 - self.p))
 
@@ -179,6 +195,7 @@ class Readout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[T, B, N] -> [B, N]."""
+        inputs = autograd.as_float32(inputs, "inputs")
         if inputs.dim() < 3 or inputs.shape[0] == 0:
             raise ValueError(
                 f"inputs must have shape [T, B, N] with T of at least 1, got {list(inputs.shape)}"

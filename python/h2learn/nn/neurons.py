@@ -19,7 +19,7 @@ from h2learn.autograd import soma
 from h2learn.spikes import SpikeTensor
 from h2learn.surrogate import Rect, Surrogate
 
-__all__ = ["IF", "LIF", "PLIF", "ActivityWarning", "reset"]
+__all__ = ["IF", "LIF", "PLIF", "ActivityWarning", "reset", "set_step_mode"]
 
 SATURATED = 0.95
 """Firing rate above which a layer is said to be saturated."""
@@ -76,6 +76,9 @@ class LIF(nn.Module):
         super().__init__()
         decay = checks.number("decay", decay)
         threshold = checks.number("threshold", threshold)
+        detach_reset = checks.flag("detach_reset", detach_reset)
+        inclusive = checks.flag("inclusive", inclusive)
+        decay_input = checks.flag("decay_input", decay_input)
         surrogate = Rect() if surrogate is None else surrogate
         if not isinstance(surrogate, Surrogate):
             raise TypeError(
@@ -91,7 +94,7 @@ class LIF(nn.Module):
         self.detach_reset = detach_reset
         self.inclusive = inclusive
         self.decay_input = decay_input
-        self.stateful = stateful
+        self.stateful = checks.flag("stateful", stateful)
         self._step_mode = "m"
         self._scalar("decay", decay, learn_decay)
         self._scalar("threshold", threshold, learn_threshold)
@@ -99,7 +102,7 @@ class LIF(nn.Module):
         self._activity_checked = False
 
     def _scalar(self, name: str, value: float, learned: bool) -> None:
-        tensor = torch.tensor(float(value))
+        tensor = torch.tensor(value, dtype=torch.float32)
         if learned:
             self.register_parameter(name, nn.Parameter(tensor))
         else:
@@ -161,7 +164,8 @@ class LIF(nn.Module):
             spikes, last = soma(currents, **arguments)
         if keep:
             self.membrane = last
-        if self.training and not self._activity_checked and not torch.compiler.is_compiling():
+        # A layer that keeps its membrane may need more than one call to reach its threshold.
+        if self.training and not (keep or self._activity_checked or torch.compiler.is_compiling()):
             self._check_activity(spikes)
         return spikes
 
@@ -173,7 +177,7 @@ class LIF(nn.Module):
             return
         state = "dead: no neuron fired" if rate == 0.0 else f"saturated: {rate:.0%} fired"
         warnings.warn(
-            f"{type(self).__name__} layer of shape {list(spikes.shape[2:])} is {state} in its "
+            f"{type(self).__name__} layer of shape {list(spikes.features)} is {state} in its "
             "first training call; scale its inputs or weights, for example with "
             "h2learn.nn.calibrate(model, inputs)",
             ActivityWarning,
@@ -192,8 +196,7 @@ class LIF(nn.Module):
 
 
 def _check_rank(currents: Tensor, lead: int) -> None:
-    if not isinstance(currents, Tensor):
-        raise TypeError(f"currents must be a torch.Tensor, got {type(currents).__name__}")
+    checks.tensor("currents", currents)
     layout = "[T, B, ...]" if lead == 2 else "[B, ...]"
     if currents.dim() <= lead:
         raise ValueError(
@@ -204,10 +207,17 @@ def _check_rank(currents: Tensor, lead: int) -> None:
         raise ValueError(f"currents must have T of at least 1, got shape {list(currents.shape)}")
 
 
+def _refuse(module: LIF, options: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if name in options:
+            raise TypeError(f"{type(module).__name__} has no option {name}: it is fixed; use LIF")
+
+
 class IF(LIF):
     """Integrate-and-fire neurons: LIF with a decay of 1 (no leak)."""
 
     def __init__(self, threshold: float = 0.25, **options: Any) -> None:
+        _refuse(self, options, "decay", "decay_input", "learn_decay")
         super().__init__(decay=1.0, threshold=threshold, **options)
 
 
@@ -219,6 +229,7 @@ class PLIF(LIF):
     """
 
     def __init__(self, decay: float = 0.25, threshold: float = 0.25, **options: Any) -> None:
+        _refuse(self, options, "learn_decay")
         if not 0.0 < checks.number("decay", decay) < 1.0:
             raise ValueError(f"decay must lie strictly between 0 and 1, got {decay}")
         super().__init__(decay, threshold, **options)
@@ -235,3 +246,11 @@ def reset(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LIF):
             module.reset()
+
+
+def set_step_mode(model: nn.Module, mode: str) -> None:
+    """Sets every neuron layer of `model` to take all steps a call ("m") or one step ("s")."""
+    checks.module("model", model)
+    for module in model.modules():
+        if isinstance(module, LIF):
+            module.step_mode = mode

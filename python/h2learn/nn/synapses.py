@@ -119,8 +119,7 @@ class Conv2d(Synapse, nn.Conv2d):
 
 
 def _check_input(module: nn.Module, inputs: Any, features: int, layout: str) -> None:
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
+    checks.tensor("inputs", inputs)
     if inputs.dim() not in (features + 1, features + 2):
         name = type(module).__name__
         raise ValueError(
