@@ -75,9 +75,8 @@ struct Operands {
 };
 
 void count(benchmark::State& state, const Workload& workload) {
-  const double products =
-      static_cast<double>(workload.images * workload.geometry.out_positions()) *
-      static_cast<double>(workload.geometry.weights());
+  const double products = static_cast<double>(workload.images * workload.geometry.out_positions()) *
+                          static_cast<double>(workload.geometry.weights());
   state.counters["flops"] = benchmark::Counter(
       2 * products * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }

@@ -1,6 +1,5 @@
 // Build facts and the choice of instruction set.
 #include <omp.h>
-
 #include <pybind11/typing.h>
 
 #include <vector>
@@ -36,10 +35,12 @@ void bind_build(py::module_& m) {
   m.def(
       "active_target", [] { return std::string(target_name(active_target())); },
       "The target in use.");
-  m.def("set_target", [](const std::string& name) { set_target(name); }, py::arg("name"),
-        "Forces a target for the whole process; 'auto' returns to the choice at start.");
-  m.def("max_threads", [] { return omp_get_max_threads(); },
-        "Threads a kernel called from this thread would use.");
+  m.def(
+      "set_target", [](const std::string& name) { set_target(name); }, py::arg("name"),
+      "Forces a target for the whole process; 'auto' returns to the choice at start.");
+  m.def(
+      "max_threads", [] { return omp_get_max_threads(); },
+      "Threads a kernel called from this thread would use.");
 }
 
 }  // namespace h2learn

@@ -48,9 +48,9 @@ Geometry make_geometry(std::int64_t in_channels, std::int64_t in_height, std::in
                        std::int64_t stride_width, std::int64_t padding_height,
                        std::int64_t padding_width, std::int64_t dilation_height,
                        std::int64_t dilation_width, std::int64_t groups) {
-  const Geometry geometry{in_channels,    in_height,       in_width,       out_channels,
-                          kernel_height,  kernel_width,    stride_height,  stride_width,
-                          padding_height, padding_width,   dilation_height, dilation_width,
+  const Geometry geometry{in_channels,    in_height,     in_width,        out_channels,
+                          kernel_height,  kernel_width,  stride_height,   stride_width,
+                          padding_height, padding_width, dilation_height, dilation_width,
                           groups};
   geometry.validate();
   return geometry;
@@ -61,8 +61,7 @@ void bind_geometry(py::module_& m) {
   py::class_<Geometry>(m, "Geometry",
                        "Shape of a synapse layer for one image; a linear layer has one position "
                        "and one tap. Sizes in elements.")
-      .def(py::init(&make_geometry), py::kw_only(),
-           py::arg("in_channels") = defaults.in_channels,
+      .def(py::init(&make_geometry), py::kw_only(), py::arg("in_channels") = defaults.in_channels,
            py::arg("in_height") = defaults.in_height, py::arg("in_width") = defaults.in_width,
            py::arg("out_channels") = defaults.out_channels,
            py::arg("kernel_height") = defaults.kernel_height,
@@ -72,8 +71,7 @@ void bind_geometry(py::module_& m) {
            py::arg("padding_height") = defaults.padding_height,
            py::arg("padding_width") = defaults.padding_width,
            py::arg("dilation_height") = defaults.dilation_height,
-           py::arg("dilation_width") = defaults.dilation_width,
-           py::arg("groups") = defaults.groups)
+           py::arg("dilation_width") = defaults.dilation_width, py::arg("groups") = defaults.groups)
       .def_readonly("in_channels", &Geometry::in_channels)
       .def_readonly("in_height", &Geometry::in_height)
       .def_readonly("in_width", &Geometry::in_width)
@@ -92,9 +90,9 @@ void bind_geometry(py::module_& m) {
       .def_property_readonly("fan_in", &Geometry::fan_in, "Weights that reach one output.");
 }
 
-void forward_packed(const Geometry& geometry, const Words& words, float scale,
-                    const Floats& weight, const std::optional<Floats>& bias,
-                    const std::string& kernel, int lut_inputs, int lut_rows, Floats& out) {
+void forward_packed(const Geometry& geometry, const Words& words, float scale, const Floats& weight,
+                    const std::optional<Floats>& bias, const std::string& kernel, int lut_inputs,
+                    int lut_rows, Floats& out) {
   const PackedView spikes = packed_inputs(geometry, words);
   require_size("weight", weight, geometry.weights());
   const float* const bias_data = optional_floats("bias", bias, geometry.out_channels);
@@ -180,8 +178,7 @@ std::int64_t count_packed_operations(const Geometry& geometry, const Words& word
                                      const std::optional<Words>& outputs) {
   const PackedView spikes = packed_inputs(geometry, words);
   if (outputs) {
-    require_size("outputs", *outputs,
-                 spikes.rows * geometry.out_positions() * geometry.groups);
+    require_size("outputs", *outputs, spikes.rows * geometry.out_positions() * geometry.groups);
   }
   const std::int64_t* const output_counts = outputs ? outputs->data() : nullptr;
   const py::gil_scoped_release release;
@@ -194,8 +191,7 @@ void bind_synapse(py::module_& m) {
   bind_geometry(m);
   m.def("forward_packed", &forward_packed, py::arg("geometry"), py::arg("words").noconvert(),
         py::arg("scale"), py::arg("weight").noconvert(), py::arg("bias").noconvert().none(true),
-        py::arg("kernel"), py::arg("lut_inputs"), py::arg("lut_rows"),
-        py::arg("out").noconvert(),
+        py::arg("kernel"), py::arg("lut_inputs"), py::arg("lut_rows"), py::arg("out").noconvert(),
         "out[rows, positions, out_channels] from packed spikes int64[planes, rows, words].");
   m.def("forward_dense", &forward_dense, py::arg("geometry"), py::arg("inputs").noconvert(),
         py::arg("weight").noconvert(), py::arg("bias").noconvert().none(true), py::arg("kernel"),
@@ -207,14 +203,14 @@ void bind_synapse(py::module_& m) {
         "out[images, positions, in_channels], +0 where mask int64[images, words] has no bit.");
   m.def("weight_update_packed", &weight_update_packed, py::arg("geometry"),
         py::arg("words").noconvert(), py::arg("scale"), py::arg("grad_currents").noconvert(),
-        py::arg("kernel"), py::arg("lut_inputs"), py::arg("lut_rows"),
-        py::arg("out").noconvert(),
+        py::arg("kernel"), py::arg("lut_inputs"), py::arg("lut_rows"), py::arg("out").noconvert(),
         "out, in the weight's order, from packed spikes int64[planes, rows, words].");
   m.def("weight_update_dense", &weight_update_dense, py::arg("geometry"),
         py::arg("inputs").noconvert(), py::arg("grad_currents").noconvert(), py::arg("kernel"),
         py::arg("out").noconvert(), "out, in the weight's order, from analog inputs.");
   m.def("bias_update", &bias_update_rows, py::arg("grad_currents").noconvert(),
-        py::arg("out").noconvert(), "out[out_channels]: grad_currents[positions, out_channels] "
+        py::arg("out").noconvert(),
+        "out[out_channels]: grad_currents[positions, out_channels] "
         "summed over positions.");
   m.def("count_operations", &count_packed_operations, py::arg("geometry"),
         py::arg("words").noconvert(), py::arg("outputs").noconvert().none(true),

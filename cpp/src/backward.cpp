@@ -20,16 +20,19 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
     return;
   }
   const SynapseKernels& kernels = detail::pick_synapse_kernels();
-  const GatherPlan plan = GatherPlan::readers(geometry);
+  GatherPlan plan(geometry, GatherPlan::Rows::readers);
   GatherProduct product = {};
-  product.method = method_of(kernel, false);
   product.panels = pack_weights(kernels, geometry, PackFor::backward, weight);
+  if (images == 0) return;
   product.rows = plan.of_values(grad_currents, images);
   product.columns = geometry.channels_per_group();
   product.scale = 1;
   product.mask = mask;
   product.out = grad_inputs;
-  if (images > 0) kernels.gather_product(product);
+  product.method = method_of(kernel, false);
+  product.choice = kernels.choose_product(product.rows, product.columns, product.method);
+  plan.add_runs(product.choice, product.rows);
+  kernels.gather_product(product);
 }
 
 }  // namespace h2learn

@@ -14,23 +14,34 @@
 #include "h2learn/target.hpp"
 
 #ifdef H2LEARN_X86_TARGETS
-#define H2LEARN_DECLARE_KERNELS(Table, name)          \
-  namespace baseline { extern const Table name; }     \
-  namespace avx2 { extern const Table name; }         \
-  namespace avx512 { extern const Table name; }       \
-  namespace detail {                                  \
-  inline const Table& pick_##name() {                 \
-    switch (active_target()) {                        \
-      case Target::avx512: return avx512::name;       \
-      case Target::avx2: return avx2::name;           \
-      default: return baseline::name;                 \
-    }                                                 \
-  }                                                   \
+#define H2LEARN_DECLARE_KERNELS(Table, name) \
+  namespace baseline {                       \
+  extern const Table name;                   \
+  }                                          \
+  namespace avx2 {                           \
+  extern const Table name;                   \
+  }                                          \
+  namespace avx512 {                         \
+  extern const Table name;                   \
+  }                                          \
+  namespace detail {                         \
+  inline const Table& pick_##name() {        \
+    switch (active_target()) {               \
+      case Target::avx512:                   \
+        return avx512::name;                 \
+      case Target::avx2:                     \
+        return avx2::name;                   \
+      default:                               \
+        return baseline::name;               \
+    }                                        \
+  }                                          \
   }
 #else
-#define H2LEARN_DECLARE_KERNELS(Table, name)                            \
-  namespace baseline { extern const Table name; }                       \
-  namespace detail {                                                    \
-  inline const Table& pick_##name() { return baseline::name; }          \
+#define H2LEARN_DECLARE_KERNELS(Table, name)                   \
+  namespace baseline {                                         \
+  extern const Table name;                                     \
+  }                                                            \
+  namespace detail {                                           \
+  inline const Table& pick_##name() { return baseline::name; } \
   }
 #endif

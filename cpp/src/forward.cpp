@@ -12,6 +12,19 @@ void require_weights(const Geometry& geometry, const float* weight, const float*
   require_finite("bias", bias, geometry.out_channels);
 }
 
+/// Completes the product with what both forwards share, and computes it.
+void run(const Geometry& geometry, GatherPlan& plan, const float* weight, GatherProduct& product) {
+  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const bool tables = product.method == Method::tables;
+  product.panels =
+      pack_weights(kernels, geometry, tables ? PackFor::tables : PackFor::forward, weight);
+  if (product.rows.images == 0) return;
+  product.columns = geometry.outputs_per_group();
+  product.choice = kernels.choose_product(product.rows, product.columns, product.method);
+  plan.add_runs(product.choice, product.rows);
+  kernels.gather_product(product);
+}
+
 }  // namespace
 
 void forward(const Geometry& geometry, const PackedView& spikes, float scale, const float* weight,
@@ -31,20 +44,15 @@ void forward(const Geometry& geometry, const PackedView& spikes, float scale, co
     }
     return;
   }
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
-  const GatherPlan plan = GatherPlan::windows(geometry);
+  GatherPlan plan(geometry, GatherPlan::Rows::windows);
   GatherProduct product = {};
-  product.method = method_of(kernel, true);
-  product.tables = {lut.inputs, lut.rows};
-  product.panels = pack_weights(
-      kernels, geometry, product.method == Method::tables ? PackFor::tables : PackFor::forward,
-      weight);
   product.rows = plan.of_spikes(spikes);
-  product.columns = geometry.outputs_per_group();
   product.scale = scale;
   product.bias = bias;
   product.out = currents;
-  if (spikes.rows > 0) kernels.gather_product(product);
+  product.method = method_of(kernel, true);
+  product.tables = {lut.inputs, lut.rows};
+  run(geometry, plan, weight, product);
 }
 
 void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
@@ -60,17 +68,14 @@ void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
     reference::forward(geometry, inputs, images, weight, bias, currents);
     return;
   }
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
-  const GatherPlan plan = GatherPlan::windows(geometry);
+  GatherPlan plan(geometry, GatherPlan::Rows::windows);
   GatherProduct product = {};
-  product.method = method_of(kernel, false);
-  product.panels = pack_weights(kernels, geometry, PackFor::forward, weight);
   product.rows = plan.of_values(inputs, images);
-  product.columns = geometry.outputs_per_group();
   product.scale = 1;
   product.bias = bias;
   product.out = currents;
-  if (images > 0) kernels.gather_product(product);
+  product.method = method_of(kernel, false);
+  run(geometry, plan, weight, product);
 }
 
 }  // namespace h2learn

@@ -13,10 +13,11 @@ constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
 /// Whether a * b <= largest, for a and b that are.
 bool product_fits(std::int64_t a, std::int64_t b) { return a * b <= largest; }
 
-void require_at_least(const char* field, std::int64_t value, std::int64_t least) {
+void require_size(const char* field, std::int64_t value, std::int64_t least) {
   if (value < least || value > largest) {
-    throw std::invalid_argument(std::string(field) + " must lie between " + std::to_string(least) +
-                                " and " + std::to_string(largest) + ", got " +
+    const bool small = value < least;
+    throw std::invalid_argument(std::string(field) + " must be at " + (small ? "least " : "most ") +
+                                std::to_string(small ? least : largest) + ", got " +
                                 std::to_string(value));
   }
 }
@@ -39,19 +40,19 @@ std::int64_t output_coordinate(std::int64_t in, std::int64_t tap, std::int64_t p
 }  // namespace
 
 void Geometry::validate() const {
-  require_at_least("in_channels", in_channels, 1);
-  require_at_least("in_height", in_height, 1);
-  require_at_least("in_width", in_width, 1);
-  require_at_least("out_channels", out_channels, 1);
-  require_at_least("kernel_height", kernel_height, 1);
-  require_at_least("kernel_width", kernel_width, 1);
-  require_at_least("stride_height", stride_height, 1);
-  require_at_least("stride_width", stride_width, 1);
-  require_at_least("padding_height", padding_height, 0);
-  require_at_least("padding_width", padding_width, 0);
-  require_at_least("dilation_height", dilation_height, 1);
-  require_at_least("dilation_width", dilation_width, 1);
-  require_at_least("groups", groups, 1);
+  require_size("in_channels", in_channels, 1);
+  require_size("in_height", in_height, 1);
+  require_size("in_width", in_width, 1);
+  require_size("out_channels", out_channels, 1);
+  require_size("kernel_height", kernel_height, 1);
+  require_size("kernel_width", kernel_width, 1);
+  require_size("stride_height", stride_height, 1);
+  require_size("stride_width", stride_width, 1);
+  require_size("padding_height", padding_height, 0);
+  require_size("padding_width", padding_width, 0);
+  require_size("dilation_height", dilation_height, 1);
+  require_size("dilation_width", dilation_width, 1);
+  require_size("groups", groups, 1);
   require_divides("in_channels", in_channels, groups);
   require_divides("out_channels", out_channels, groups);
   if (in_height + 2 * padding_height < dilation_height * (kernel_height - 1) + 1 ||
@@ -59,8 +60,8 @@ void Geometry::validate() const {
     throw std::invalid_argument(
         "kernel of " + std::to_string(kernel_height) + " x " + std::to_string(kernel_width) +
         " (dilation " + std::to_string(dilation_height) + " x " + std::to_string(dilation_width) +
-        ") must fit the padded input of " + std::to_string(in_height + 2 * padding_height) +
-        " x " + std::to_string(in_width + 2 * padding_width));
+        ") must fit the padded input of " + std::to_string(in_height + 2 * padding_height) + " x " +
+        std::to_string(in_width + 2 * padding_width));
   }
   if (!product_fits(in_height, in_width) || !product_fits(in_positions(), in_channels) ||
       !product_fits(kernel_height, kernel_width) || !product_fits(taps(), channels_per_group()) ||
@@ -97,10 +98,9 @@ std::vector<std::int32_t> Geometry::output_of_input() const {
         for (std::int64_t kw = 0; kw < kernel_width; ++kw) {
           const std::int64_t oh = output_coordinate(ih, kh, padding_height, dilation_height,
                                                     stride_height, out_height());
-          const std::int64_t ow = output_coordinate(iw, kw, padding_width, dilation_width,
-                                                    stride_width, out_width());
-          index.push_back(oh < 0 || ow < 0 ? -1
-                                           : static_cast<std::int32_t>(oh * out_width() + ow));
+          const std::int64_t ow =
+              output_coordinate(iw, kw, padding_width, dilation_width, stride_width, out_width());
+          index.push_back(oh < 0 || ow < 0 ? -1 : static_cast<std::int32_t>(oh * out_width() + ow));
         }
       }
     }

@@ -67,9 +67,9 @@ void require_spikes(const Geometry& geometry, const PackedView& spikes) {
   require_between("planes", spikes.planes, 1, max_planes);
   require_images("rows", spikes.rows);
   if (spikes.features != geometry.in_features()) {
-    throw std::invalid_argument(
-        "features must be in_height * in_width * in_channels = " +
-        std::to_string(geometry.in_features()) + ", got " + std::to_string(spikes.features));
+    throw std::invalid_argument("features must be in_height * in_width * in_channels = " +
+                                std::to_string(geometry.in_features()) + ", got " +
+                                std::to_string(spikes.features));
   }
   require_array("words", spikes.words, spikes.planes * spikes.rows * spikes.words_per_row());
 }

@@ -9,19 +9,34 @@
 
 namespace h2learn {
 
-GatherPlan::GatherPlan(const std::vector<std::int32_t>& source_of_target, std::int64_t positions,
-                       std::int64_t taps, std::int64_t source_positions, std::int64_t channels,
-                       std::int64_t groups) {
-  const std::int64_t all_channels = channels * groups;
-  runs_.reserve(source_of_target.size());
-  first_run_.reserve(static_cast<std::size_t>(positions + 1));
-  for (std::int64_t position = 0; position < positions; ++position) {
+GatherPlan::GatherPlan(const Geometry& geometry, Rows rows) : geometry_(geometry), kind_(rows) {
+  const bool windows = rows == Rows::windows;
+  rows_.positions = windows ? geometry.out_positions() : geometry.in_positions();
+  rows_.groups = geometry.groups;
+  rows_.group_stride = windows ? geometry.channels_per_group() : geometry.outputs_per_group();
+  rows_.length = geometry.taps() * rows_.group_stride;
+  rows_.planes = 1;
+  rows_.image_stride = windows ? geometry.in_features() : geometry.out_features();
+  // With a stride, neighbouring inputs are not read through the same taps: no sliding windows.
+  if (windows || (geometry.stride_height == 1 && geometry.stride_width == 1)) add_windows();
+}
+
+void GatherPlan::add_runs(Choice choice, GatheredRows& rows) {
+  const std::uint32_t planes = ~std::uint32_t{0} >> (32 - rows.planes);
+  if ((choice.windows | choice.scatter) == planes) return;
+  const std::vector<std::int32_t> source_of_tap =
+      kind_ == Rows::windows ? geometry_.input_of_output() : geometry_.output_of_input();
+  const std::int64_t taps = geometry_.taps();
+  const std::int64_t channels = rows.group_stride;
+  runs_.reserve(source_of_tap.size());
+  first_run_.reserve(static_cast<std::size_t>(rows.positions + 1));
+  for (std::int64_t position = 0; position < rows.positions; ++position) {
     const std::size_t first = runs_.size();
     first_run_.push_back(static_cast<std::int32_t>(first));
     for (std::int64_t tap = 0; tap < taps; ++tap) {
-      const std::int64_t source = source_of_target[static_cast<std::size_t>(position * taps + tap)];
+      const std::int64_t source = source_of_tap[static_cast<std::size_t>(position * taps + tap)];
       if (source < 0) continue;
-      const Run next = {static_cast<std::int32_t>(source * all_channels),
+      const Run next = {static_cast<std::int32_t>(source * channels * rows.groups),
                         static_cast<std::int32_t>(tap * channels),
                         static_cast<std::int32_t>(channels)};
       // Neighbouring taps of one window row are neighbours in the image: one run.
@@ -34,15 +49,13 @@ GatherPlan::GatherPlan(const std::vector<std::int32_t>& source_of_target, std::i
     }
   }
   first_run_.push_back(static_cast<std::int32_t>(runs_.size()));
-  rows_.positions = positions;
-  rows_.length = taps * channels;
-  rows_.group_stride = channels;
-  rows_.groups = groups;
-  rows_.planes = 1;
-  rows_.image_stride = source_positions * all_channels;
+  rows.runs = runs_.data();
+  rows.first_run = first_run_.data();
 }
 
-void GatherPlan::add_windows(const Geometry& geometry, bool reversed) {
+void GatherPlan::add_windows() {
+  const Geometry& geometry = geometry_;
+  const bool reversed = kind_ == Rows::readers;
   Windows& windows = rows_.windows;
   windows.window_height = (geometry.kernel_height - 1) * geometry.dilation_height + 1;
   windows.window_width = (geometry.kernel_width - 1) * geometry.dilation_width + 1;
@@ -91,45 +104,24 @@ void GatherPlan::add_windows(const Geometry& geometry, bool reversed) {
     }
   }
   first_of_block_.push_back(static_cast<std::int32_t>(window_runs_.size()));
-}
-
-GatherPlan GatherPlan::windows(const Geometry& geometry) {
-  GatherPlan plan(geometry.input_of_output(), geometry.out_positions(), geometry.taps(),
-                  geometry.in_positions(), geometry.channels_per_group(), geometry.groups);
-  plan.add_windows(geometry, false);
-  return plan;
-}
-
-GatherPlan GatherPlan::readers(const Geometry& geometry) {
-  GatherPlan plan(geometry.output_of_input(), geometry.in_positions(), geometry.taps(),
-                  geometry.out_positions(), geometry.outputs_per_group(), geometry.groups);
-  // With a stride, neighbouring inputs are not read through the same taps: no sliding window.
-  if (geometry.stride_height == 1 && geometry.stride_width == 1) plan.add_windows(geometry, true);
-  return plan;
-}
-
-GatheredRows GatherPlan::rows(std::int64_t images) const {
-  GatheredRows rows = rows_;
-  rows.runs = runs_.data();
-  rows.first_run = first_run_.data();
-  rows.windows.runs = window_runs_.empty() ? nullptr : window_runs_.data();
-  rows.windows.first_of_block = first_of_block_.data();
-  rows.images = images;
-  return rows;
+  windows.runs = window_runs_.data();
+  windows.first_of_block = first_of_block_.data();
 }
 
 GatheredRows GatherPlan::of_spikes(const PackedView& spikes) const {
-  GatheredRows result = rows(spikes.rows);
-  result.words = spikes.words;
-  result.planes = spikes.planes;
-  result.words_per_image = spikes.words_per_row();
-  return result;
+  GatheredRows rows = rows_;
+  rows.images = spikes.rows;
+  rows.words = spikes.words;
+  rows.planes = spikes.planes;
+  rows.words_per_image = spikes.words_per_row();
+  return rows;
 }
 
 GatheredRows GatherPlan::of_values(const float* values, std::int64_t images) const {
-  GatheredRows result = rows(images);
-  result.values = values;
-  return result;
+  GatheredRows rows = rows_;
+  rows.images = images;
+  rows.values = values;
+  return rows;
 }
 
 Method method_of(Kernel kernel, bool has_tables) {
@@ -150,8 +142,7 @@ const float* pack_weights(const SynapseKernels& kernels, const Geometry& geometr
   const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
                              geometry.channels_per_group(), geometry.taps()};
   const auto floats = static_cast<std::size_t>(kernels.packed_size(shape, use));
-  auto* const panels =
-      static_cast<float*>(scratch(ScratchSlot::weights, floats * sizeof(float)));
+  auto* const panels = static_cast<float*>(scratch(ScratchSlot::weights, floats * sizeof(float)));
   // Packing looks at every weight anyway; only when it finds fault are they read again.
   if (!kernels.pack_weights(shape, use, weight, panels)) {
     require_finite("weight", weight, geometry.weights());

@@ -11,26 +11,28 @@
 
 namespace h2learn {
 
-/// Which elements of an image a row gathers, for every position; owns what GatheredRows points to.
+/// Which elements of an image a row of the product's left operand is made of, for every position;
+/// owns what GatheredRows points to.
 class GatherPlan {
  public:
-  /// Rows are the inputs in each output position's window, [tap][channels of a group].
-  static GatherPlan windows(const Geometry& geometry);
+  enum class Rows {
+    windows,  ///< the inputs in each output position's window, [tap][channels of a group]
+    readers,  ///< the outputs that read each input position, [tap][outputs of a group]
+  };
+  GatherPlan(const Geometry& geometry, Rows rows);
 
-  /// Rows are the outputs that read each input position, [tap][outputs of a group].
-  static GatherPlan readers(const Geometry& geometry);
-
+  /// Operands without their runs; the plan must outlive them.
   GatheredRows of_spikes(const PackedView& spikes) const;
   GatheredRows of_values(const float* values, std::int64_t images) const;
 
+  /// Makes the runs, in time proportional to positions * taps, unless no plane is gathered.
+  void add_runs(Choice choice, GatheredRows& rows);
+
  private:
-  GatherPlan(const std::vector<std::int32_t>& source_of_target, std::int64_t positions,
-             std::int64_t taps, std::int64_t source_positions, std::int64_t channels,
-             std::int64_t groups);
+  void add_windows();
 
-  void add_windows(const Geometry& geometry, bool reversed);
-  GatheredRows rows(std::int64_t images) const;
-
+  Geometry geometry_;
+  Rows kind_;
   std::vector<Run> runs_;
   std::vector<std::int32_t> first_run_;
   std::vector<WindowRun> window_runs_;

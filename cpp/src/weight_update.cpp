@@ -10,7 +10,7 @@ namespace h2learn {
 namespace {
 
 /// Runs the kernel, or writes the empty sum.
-void run(const Geometry& geometry, const GatheredRows& rows, float scale,
+void run(const Geometry& geometry, GatherPlan& plan, const GatheredRows& rows, float scale,
          const float* grad_currents, float* grad_weight, Method method, Tables tables) {
   if (rows.images == 0) {
     std::fill_n(grad_weight, geometry.weights(), 0.0F);
@@ -25,7 +25,10 @@ void run(const Geometry& geometry, const GatheredRows& rows, float scale,
   product.grad_weight = grad_weight;
   product.method = method;
   product.tables = tables;
-  detail::pick_synapse_kernels().outer_product(product);
+  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  product.choice = kernels.choose_outer(product.rows, product.columns, method);
+  plan.add_runs(product.choice, product.rows);
+  kernels.outer_product(product);
 }
 
 }  // namespace
@@ -46,8 +49,8 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
     }
     return;
   }
-  const GatherPlan plan = GatherPlan::windows(geometry);
-  run(geometry, plan.of_spikes(spikes), scale, grad_currents, grad_weight,
+  GatherPlan plan(geometry, GatherPlan::Rows::windows);
+  run(geometry, plan, plan.of_spikes(spikes), scale, grad_currents, grad_weight,
       method_of(kernel, true), {lut.inputs, lut.rows});
 }
 
@@ -63,8 +66,8 @@ void weight_update(const Geometry& geometry, const float* inputs, std::int64_t i
     reference::weight_update(geometry, inputs, images, grad_currents, grad_weight);
     return;
   }
-  const GatherPlan plan = GatherPlan::windows(geometry);
-  run(geometry, plan.of_values(inputs, images), 1, grad_currents, grad_weight,
+  GatherPlan plan(geometry, GatherPlan::Rows::windows);
+  run(geometry, plan, plan.of_values(inputs, images), 1, grad_currents, grad_weight,
       method_of(kernel, false), {});
 }
 
@@ -77,8 +80,7 @@ void bias_update(const float* grad_currents, std::int64_t positions, std::int64_
   if (active_target() == Target::scalar) {
     reference::bias_update(grad_currents, positions, out_channels, grad_bias);
   } else {
-    detail::pick_synapse_kernels().sum_positions(grad_currents, positions, out_channels,
-                                                 grad_bias);
+    detail::pick_synapse_kernels().sum_positions(grad_currents, positions, out_channels, grad_bias);
   }
 }
 

@@ -130,5 +130,18 @@ TEST(Geometry, ImpossibleShapesAreRefused) {
   expect_refused([&] { bad.validate(); }, {"kernel of 3 x 3", "must fit", "5 x 5"});
 }
 
+TEST(Geometry, SizesWhoseProductsWouldOverflowAreRefused) {
+  const std::int64_t huge = std::int64_t{1} << 32;
+  for (auto field : {&Geometry::in_height, &Geometry::padding_width, &Geometry::dilation_height,
+                     &Geometry::stride_width, &Geometry::in_channels}) {
+    Geometry bad = geometry(5, 5, 3, 1, 0, 1);
+    bad.*field = huge;
+    expect_refused([&] { bad.validate(); }, {"at most 2147483647", "got 4294967296"});
+  }
+  Geometry bad = geometry(5, 5, 1, 1, 0, 1);
+  bad.in_height = bad.in_width = std::int64_t{1} << 30;
+  expect_refused([&] { bad.validate(); }, {"fewer than 2^31"});
+}
+
 }  // namespace
 }  // namespace h2learn::test

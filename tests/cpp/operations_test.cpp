@@ -20,8 +20,8 @@ std::int64_t counted(const Layer& layer, const Spikes& spikes,
       operations += set;
     } else if (n % group_outputs == 0) {  // each group's outputs are counted at its first
       operations +=
-          set * (*outputs)[size((image * g.out_positions() + position) * g.groups +
-                                n / group_outputs)];
+          set *
+          (*outputs)[size((image * g.out_positions() + position) * g.groups + n / group_outputs)];
     }
   });
   return operations;
@@ -49,8 +49,7 @@ TEST(Operations, AreWeightedByTheOutputsGiven) {
     std::uniform_int_distribution<std::int64_t> distribution(0, g.outputs_per_group());
     std::vector<std::int64_t> outputs(size(layer.images * g.out_positions() * g.groups));
     for (std::int64_t& count : outputs) count = distribution(generator);
-    EXPECT_EQ(count_operations(g, spikes.view(), outputs.data()),
-              counted(layer, spikes, &outputs));
+    EXPECT_EQ(count_operations(g, spikes.view(), outputs.data()), counted(layer, spikes, &outputs));
   }
 }
 

@@ -61,7 +61,8 @@ void for_each_product(const Geometry& g, std::int64_t images, Body body) {
       for (std::int64_t ow = 0; ow < g.out_width(); ++ow) {
         for (std::int64_t kh = 0; kh < g.kernel_height; ++kh) {
           for (std::int64_t kw = 0; kw < g.kernel_width; ++kw) {
-            const std::int64_t ih = oh * g.stride_height - g.padding_height + kh * g.dilation_height;
+            const std::int64_t ih =
+                oh * g.stride_height - g.padding_height + kh * g.dilation_height;
             const std::int64_t iw = ow * g.stride_width - g.padding_width + kw * g.dilation_width;
             if (ih < 0 || ih >= g.in_height || iw < 0 || iw >= g.in_width) continue;
             for (std::int64_t n = 0; n < g.out_channels; ++n) {

@@ -22,8 +22,8 @@ Floats weights_of(const Geometry& geometry, unsigned seed) {
 Floats run_forward(const Layer& layer, const Spikes& spikes, float scale, const Floats& weight,
                    const Floats& bias, Kernel kernel, LutShape lut = {}) {
   Floats currents(size(layer.images * layer.geometry.out_features()), unset);
-  forward(layer.geometry, spikes.view(), scale, weight.data(),
-          bias.empty() ? nullptr : bias.data(), currents.data(), kernel, lut);
+  forward(layer.geometry, spikes.view(), scale, weight.data(), bias.empty() ? nullptr : bias.data(),
+          currents.data(), kernel, lut);
   return currents;
 }
 
@@ -209,8 +209,7 @@ TEST(Synapse, BackwardIsPlusZeroExactlyWhereTheMaskIsZero) {
 TEST(Synapse, WeightUpdateOfSpikesIsTheSameBitsEverywhere) {
   for_each_case([](const Layer& layer, double density) {
     const Spikes spikes(layer, 1, density, 21);
-    const Floats gradients =
-        sparse_floats(layer.images * layer.geometry.out_features(), 0.7, 22);
+    const Floats gradients = sparse_floats(layer.images * layer.geometry.out_features(), 0.7, 22);
     for (Kernel kernel : kernels) {
       expect_same_everywhere(
           [&] { return bits_of(run_weight_update(layer, spikes, 1, gradients, kernel)); });
@@ -221,8 +220,7 @@ TEST(Synapse, WeightUpdateOfSpikesIsTheSameBitsEverywhere) {
 TEST(Synapse, WeightUpdateOfCountsIsTheSameBitsEverywhere) {
   for_each_case([](const Layer& layer, double density) {
     const Spikes spikes(layer, 3, density, 23);
-    const Floats gradients =
-        sparse_floats(layer.images * layer.geometry.out_features(), 0.7, 24);
+    const Floats gradients = sparse_floats(layer.images * layer.geometry.out_features(), 0.7, 24);
     for (Kernel kernel : kernels) {
       expect_same_everywhere(
           [&] { return bits_of(run_weight_update(layer, spikes, 0.3F, gradients, kernel)); });
@@ -245,8 +243,8 @@ TEST(Synapse, TableEnginesOfEveryShapeAreTheSameBitsEverywhere) {
   const Spikes spikes(layer, 2, 0.3, 27);
   const Floats weight = weights_of(layer.geometry, 28);
   const Floats gradients = random_floats(layer.images * layer.geometry.out_features(), -1, 1, 29);
-  for (const LutShape& lut : std::vector<LutShape>{{1, 1}, {1, 1024}, {2, 3}, {3, 7}, {5, 32},
-                                                   {6, 6}, {7, 100}, {12, 2}, {12, 1024}}) {
+  for (const LutShape& lut : std::vector<LutShape>{
+           {1, 1}, {1, 1024}, {2, 3}, {3, 7}, {5, 32}, {6, 6}, {7, 100}, {12, 2}, {12, 1024}}) {
     SCOPED_TRACE(std::to_string(lut.inputs) + " x " + std::to_string(lut.rows));
     expect_same_everywhere(
         [&] { return bits_of(run_forward(layer, spikes, 0.5F, weight, {}, Kernel::lut, lut)); });
@@ -283,8 +281,8 @@ TEST(Synapse, GradientsOverManyPositionsStayWithinOneMillionth) {
   const Layer layer = {"", {6, 1, 1, 5}, 65536};
   const Spikes spikes(layer, 1, 0.5, 33);
   const Floats gradients = random_floats(layer.images * 5, -1, 1, 34);
-  const Doubles update = exact_weight_update(layer.geometry, spikes.counts, layer.images,
-                                             gradients);
+  const Doubles update =
+      exact_weight_update(layer.geometry, spikes.counts, layer.images, gradients);
   Doubles bias(5);
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     bias[i % 5] += static_cast<double>(gradients[i]);
@@ -376,52 +374,99 @@ TEST(Synapse, BadInputIsNamedBeforeAnythingIsWritten) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   constexpr float inf = std::numeric_limits<float>::infinity();
   const std::vector<BadInput> table = {
-      {"weight NaN, forward", {"weight", "nan", "flat index 7"},
-       [](Call& c) { c.weight[7] = nan; }, &Call::forward_spikes},
-      {"weight inf, analog forward", {"weight", "inf", "flat index 134"},
-       [](Call& c) { c.weight[134] = inf; }, &Call::forward_analog},
-      {"weight inf, backward", {"weight", "-inf", "flat index 0"},
-       [](Call& c) { c.weight[0] = -inf; }, &Call::back},
-      {"weight NaN, tables", {"weight", "nan", "flat index 134"},
-       [](Call& c) { c.weight[134] = nan; c.kernel = Kernel::lut; }, &Call::forward_spikes},
-      {"bias NaN", {"bias", "nan", "flat index 4"}, [](Call& c) { c.bias[4] = nan; },
+      {"weight NaN, forward",
+       {"weight", "nan", "flat index 7"},
+       [](Call& c) { c.weight[7] = nan; },
        &Call::forward_spikes},
-      {"bias inf, analog", {"bias", "inf", "flat index 0"}, [](Call& c) { c.bias[0] = inf; },
+      {"weight inf, analog forward",
+       {"weight", "inf", "flat index 134"},
+       [](Call& c) { c.weight[134] = inf; },
        &Call::forward_analog},
-      {"inputs NaN", {"inputs", "nan", "flat index 251"}, [](Call& c) { c.inputs[251] = nan; },
+      {"weight inf, backward",
+       {"weight", "-inf", "flat index 0"},
+       [](Call& c) { c.weight[0] = -inf; },
+       &Call::back},
+      {"weight NaN, tables",
+       {"weight", "nan", "flat index 134"},
+       [](Call& c) {
+         c.weight[134] = nan;
+         c.kernel = Kernel::lut;
+       },
+       &Call::forward_spikes},
+      {"bias NaN",
+       {"bias", "nan", "flat index 4"},
+       [](Call& c) { c.bias[4] = nan; },
+       &Call::forward_spikes},
+      {"bias inf, analog",
+       {"bias", "inf", "flat index 0"},
+       [](Call& c) { c.bias[0] = inf; },
        &Call::forward_analog},
-      {"inputs inf", {"inputs", "inf", "flat index 3"}, [](Call& c) { c.inputs[3] = inf; },
+      {"inputs NaN",
+       {"inputs", "nan", "flat index 251"},
+       [](Call& c) { c.inputs[251] = nan; },
+       &Call::forward_analog},
+      {"inputs inf",
+       {"inputs", "inf", "flat index 3"},
+       [](Call& c) { c.inputs[3] = inf; },
        &Call::update_analog},
       {"scale", {"scale", "inf"}, [](Call& c) { c.scale = inf; }, &Call::forward_spikes},
       {"scale, update", {"scale", "nan"}, [](Call& c) { c.scale = nan; }, &Call::update_spikes},
-      {"features", {"features", "126", "125"}, [](Call& c) { c.view.features = 125; },
+      {"features",
+       {"features", "126", "125"},
+       [](Call& c) { c.view.features = 125; },
        &Call::forward_spikes},
-      {"features, update", {"features", "126", "127"}, [](Call& c) { c.view.features = 127; },
+      {"features, update",
+       {"features", "126", "127"},
+       [](Call& c) { c.view.features = 127; },
        &Call::update_spikes},
-      {"no planes", {"planes", "1 to", "0"}, [](Call& c) { c.view.planes = 0; },
+      {"no planes",
+       {"planes", "1 to", "0"},
+       [](Call& c) { c.view.planes = 0; },
        &Call::forward_spikes},
-      {"too many planes", {"planes", "24", "25"}, [](Call& c) { c.view.planes = 25; },
+      {"too many planes",
+       {"planes", "24", "25"},
+       [](Call& c) { c.view.planes = 25; },
        &Call::update_spikes},
-      {"negative rows", {"rows", "at least 0", "-1"}, [](Call& c) { c.view.rows = -1; },
+      {"negative rows",
+       {"rows", "at least 0", "-1"},
+       [](Call& c) { c.view.rows = -1; },
        &Call::forward_spikes},
-      {"negative images", {"images", "at least 0", "-2"}, [](Call& c) { c.images = -2; },
+      {"negative images",
+       {"images", "at least 0", "-2"},
+       [](Call& c) { c.images = -2; },
        &Call::forward_analog},
       {"negative images, backward", {"images", "-2"}, [](Call& c) { c.images = -2; }, &Call::back},
-      {"negative images, update", {"images", "-2"}, [](Call& c) { c.images = -2; },
+      {"negative images, update",
+       {"images", "-2"},
+       [](Call& c) { c.images = -2; },
        &Call::update_analog},
-      {"no words", {"words", "null"}, [](Call& c) { c.view.words = nullptr; },
+      {"no words",
+       {"words", "null"},
+       [](Call& c) { c.view.words = nullptr; },
        &Call::forward_spikes},
-      {"lut inputs", {"lut inputs", "1 to 12", "13"}, [](Call& c) { c.lut.inputs = 13; },
+      {"lut inputs",
+       {"lut inputs", "1 to 12", "13"},
+       [](Call& c) { c.lut.inputs = 13; },
        &Call::forward_spikes},
-      {"lut inputs, update", {"lut inputs", "0"}, [](Call& c) { c.lut.inputs = 0; },
+      {"lut inputs, update",
+       {"lut inputs", "0"},
+       [](Call& c) { c.lut.inputs = 0; },
        &Call::update_spikes},
-      {"lut rows", {"lut rows", "1 to 1024", "1025"}, [](Call& c) { c.lut.rows = 1025; },
+      {"lut rows",
+       {"lut rows", "1 to 1024", "1025"},
+       [](Call& c) { c.lut.rows = 1025; },
        &Call::forward_spikes},
-      {"geometry", {"stride_width", "0"}, [](Call& c) { c.geometry.stride_width = 0; },
+      {"geometry",
+       {"stride_width", "0"},
+       [](Call& c) { c.geometry.stride_width = 0; },
        &Call::forward_spikes},
-      {"geometry, backward", {"in_channels", "groups (2)", "3"},
-       [](Call& c) { c.geometry.groups = 2; }, &Call::back},
-      {"geometry, update", {"kernel", "9 x 3"}, [](Call& c) { c.geometry.kernel_height = 9; },
+      {"geometry, backward",
+       {"in_channels", "groups (2)", "3"},
+       [](Call& c) { c.geometry.groups = 2; },
+       &Call::back},
+      {"geometry, update",
+       {"kernel", "9 x 3"},
+       [](Call& c) { c.geometry.kernel_height = 9; },
        &Call::update_spikes},
   };
   on_each_target([&] {

@@ -26,11 +26,12 @@ struct Geometry {
 
   std::int64_t out_height() const {
     return (in_height + 2 * padding_height - dilation_height * (kernel_height - 1) - 1) /
-               stride_height + 1;
+               stride_height +
+           1;
   }
   std::int64_t out_width() const {
-    return (in_width + 2 * padding_width - dilation_width * (kernel_width - 1) - 1) /
-               stride_width + 1;
+    return (in_width + 2 * padding_width - dilation_width * (kernel_width - 1) - 1) / stride_width +
+           1;
   }
   std::int64_t in_positions() const { return in_height * in_width; }
   std::int64_t out_positions() const { return out_height() * out_width(); }

@@ -43,7 +43,7 @@ constexpr bool is_compact(Surrogate surrogate) {
 struct SomaOptions {
   float decay = 0.25F;
   float threshold = 0.25F;
-  bool inclusive = false;     ///< spike at u >= threshold instead of u > threshold
+  bool inclusive = false;  ///< spike at u >= threshold instead of u > threshold
   Reset reset = Reset::hard;
   bool detach_reset = false;  ///< no gradient through s_t in the reset
   bool decay_input = false;   ///< x_t enters times (1 - decay)
@@ -72,23 +72,23 @@ struct SomaShape {
 ///   last[B, F]                 h_T
 /// `initial[B, F]` (null: zeros) is h_0.
 void soma_forward(const SomaOptions& options, const SomaShape& shape, const float* currents,
-                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask,
-                  float* membrane, float* last);
+                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask, float* membrane,
+                  float* last);
 
 /// What the backward pass reads and writes; every pointer but grad_spikes, spikes and
 /// grad_currents may be null.
 struct SomaGradients {
-  const float* grad_spikes = nullptr;      ///< [T, B, F]; not read where mask is given and 0
-  const float* grad_last = nullptr;        ///< [B, F]
-  const std::uint64_t* spikes = nullptr;   ///< [T, B, W]
-  const std::uint64_t* mask = nullptr;     ///< [T, B, W]; needed when membrane is null
-  const float* membrane = nullptr;         ///< [T, B, F]; needed when options.needs_membrane()
-  const float* currents = nullptr;         ///< [T, B, F]; needed for grad_decay + decay_input
-  const float* initial = nullptr;          ///< [B, F]; h_0, needed for grad_decay if it was given
-  float* grad_currents = nullptr;          ///< [T, B, F]
-  float* grad_initial = nullptr;           ///< [B, F]
-  double* grad_decay = nullptr;            ///< one value; needs membrane
-  double* grad_threshold = nullptr;        ///< one value
+  const float* grad_spikes = nullptr;     ///< [T, B, F]; not read where mask is given and 0
+  const float* grad_last = nullptr;       ///< [B, F]
+  const std::uint64_t* spikes = nullptr;  ///< [T, B, W]
+  const std::uint64_t* mask = nullptr;    ///< [T, B, W]; needed when membrane is null
+  const float* membrane = nullptr;        ///< [T, B, F]; needed when options.needs_membrane()
+  const float* currents = nullptr;        ///< [T, B, F]; needed for grad_decay + decay_input
+  const float* initial = nullptr;         ///< [B, F]; h_0, needed for grad_decay if it was given
+  float* grad_currents = nullptr;         ///< [T, B, F]
+  float* grad_initial = nullptr;          ///< [B, F]
+  double* grad_decay = nullptr;           ///< one value; needs membrane
+  double* grad_threshold = nullptr;       ///< one value
 };
 
 void soma_backward(const SomaOptions& options, const SomaShape& shape, const SomaGradients& g);

@@ -37,40 +37,47 @@ struct WindowRun {
 /// The same rows as windows that slide over the padded image in equal steps, which lets dense
 /// kernels read a padded copy in place of gathered rows. Not every product has them.
 struct Windows {
-  const WindowRun* runs;             ///< null when the rows are no such windows
+  const WindowRun* runs;               ///< null when the rows are no such windows
   const std::int32_t* first_of_block;  ///< runs of each block of sum_block terms: [blocks + 1]
   std::int64_t image_height;
   std::int64_t image_width;
-  std::int64_t channels;             ///< of a group
-  std::int64_t height;               ///< rows of windows
-  std::int64_t width;                ///< windows in a row
+  std::int64_t channels;  ///< of a group
+  std::int64_t height;    ///< rows of windows
+  std::int64_t width;     ///< windows in a row
   std::int64_t stride_height;
   std::int64_t stride_width;
-  std::int64_t top;                  ///< rows of padding above the image; cropped when negative
+  std::int64_t top;  ///< rows of padding above the image; cropped when negative
   std::int64_t left;
-  std::int64_t window_height;        ///< from the first to the last tap
+  std::int64_t window_height;  ///< from the first to the last tap
   std::int64_t window_width;
 };
 
 /// Images and how rows are gathered from them. Exactly one of `words` and `values` is set.
 struct GatheredRows {
-  const Run* runs;                 ///< of all positions, each position's by ascending target
-  const std::int32_t* first_run;   ///< [positions + 1]
-  std::int64_t positions;          ///< rows of one image
+  const Run* runs;                ///< of all positions, each position's by ascending target;
+                                  ///< null where no plane is gathered
+  const std::int32_t* first_run;  ///< [positions + 1]
+  std::int64_t positions;         ///< rows of one image
   std::int64_t images;
-  std::int64_t length;             ///< elements of a row
-  std::int64_t group_stride;       ///< added to a run's source for each group
+  std::int64_t length;        ///< elements of a row
+  std::int64_t group_stride;  ///< added to a run's source for each group
   std::int64_t groups;
-  const std::uint64_t* words;      ///< [planes, images, words_per_image]
+  const std::uint64_t* words;  ///< [planes, images, words_per_image]
   std::int64_t planes;
   std::int64_t words_per_image;
-  const float* values;             ///< [images, image_stride]
+  const float* values;  ///< [images, image_stride]
   std::int64_t image_stride;
   Windows windows;
 };
 
-/// How the work is done: a constant of each call (kernel.hpp).
+/// How the work is to be done (kernel.hpp).
 enum class Method { by_density, event, dense, tables };
+
+/// Planes (floats count as one) that are not gathered: bit p stands for plane p.
+struct Choice {
+  std::uint32_t windows;  ///< multiplied densely, as windows
+  std::uint32_t scatter;  ///< added to the sums that a bit reaches, bit by bit
+};
 
 /// Shape of the table engine (LutShape).
 struct Tables {
@@ -82,13 +89,14 @@ struct Tables {
 /// that the forward and the backward pass do to a finished sum.
 struct GatherProduct {
   GatheredRows rows;
-  std::int64_t columns;            ///< of one group
-  const float* panels;             ///< as pack_weights() left them
-  float scale;                     ///< of counts; ignored for floats
-  const float* bias;               ///< [groups * columns] or null
-  const std::uint64_t* mask;       ///< [images, words of positions * groups * columns] or null
-  float* out;                      ///< [images * positions, groups * columns]
+  std::int64_t columns;       ///< of one group
+  const float* panels;        ///< as pack_weights() left them
+  float scale;                ///< of counts; ignored for floats
+  const float* bias;          ///< [groups * columns] or null; not together with a mask
+  const std::uint64_t* mask;  ///< [images, words of positions * groups * columns] or null
+  float* out;                 ///< [images * positions, groups * columns]
   Method method;
+  Choice choice;
   Tables tables;
 };
 
@@ -96,12 +104,13 @@ struct GatherProduct {
 /// gradients[row, n], by group.
 struct OuterProduct {
   GatheredRows rows;
-  std::int64_t columns;            ///< of one group
+  std::int64_t columns;  ///< of one group
   std::int64_t taps;
-  const float* gradients;          ///< [images * positions, groups * columns]
+  const float* gradients;  ///< [images * positions, groups * columns]
   float scale;
   float* grad_weight;
   Method method;
+  Choice choice;
   Tables tables;
 };
 
@@ -122,6 +131,10 @@ struct SynapseKernels {
   std::int64_t (*packed_size)(const WeightShape& shape, PackFor use);
   /// Returns false when a weight is not finite.
   bool (*pack_weights)(const WeightShape& shape, PackFor use, const float* weight, float* panels);
+  /// By the measured density of `rows`, whose runs are not looked at: they need not be made
+  /// where nothing is gathered.
+  Choice (*choose_product)(const GatheredRows& rows, std::int64_t columns, Method method);
+  Choice (*choose_outer)(const GatheredRows& rows, std::int64_t columns, Method method);
   void (*gather_product)(const GatherProduct& product);
   void (*outer_product)(const OuterProduct& product);
   void (*sum_positions)(const float* gradients, std::int64_t positions, std::int64_t columns,

@@ -39,8 +39,8 @@ void sum_positions(const float* gradients, std::int64_t positions, std::int64_t 
   const std::int64_t stretches = blocks_of(positions, stretch_positions);
   const std::int64_t padded = round_up(columns, chunk_columns);
   const std::int64_t chunks = padded / chunk_columns;
-  float* const parts = static_cast<float*>(scratch(
-      ScratchSlot::output, static_cast<std::size_t>(stretches * padded) * sizeof(float)));
+  float* const parts = static_cast<float*>(
+      scratch(ScratchSlot::output, static_cast<std::size_t>(stretches * padded) * sizeof(float)));
 #pragma omp parallel for schedule(dynamic) if (positions * columns > parallel_from)
   for (std::int64_t t = 0; t < stretches * chunks; ++t) {
     const std::int64_t position = t / chunks * stretch_positions;

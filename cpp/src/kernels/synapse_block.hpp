@@ -16,8 +16,10 @@
 namespace h2learn {
 namespace {
 
-/// Rows of the dense kernel's tile of registers.
-constexpr int tile_rows = vector_bytes == 64 ? 14 : 6;
+/// Rows of the dense kernel's tile of registers, by the vectors of a row: what leaves room for
+/// one row of the panel.
+template <int vectors>
+constexpr int tile_rows = (vector_bytes == 64 ? 28 : 12) / vectors;
 
 /// Rows of one block: exactly one of `bits` and `values` is set.
 struct BlockRows {
@@ -34,7 +36,7 @@ struct PreparedRows {
   std::int64_t rows;
   std::int64_t depth;
   Lists lists;
-  float* expanded;     ///< [rows][sum_block] scratch
+  float* expanded;  ///< [rows][sum_block] scratch
 };
 
 inline void expand_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t depth,
@@ -56,10 +58,9 @@ inline void prepare_rows(const BlockRows& from, Method method, std::int64_t vect
   to.depth = from.depth;
   to.event = method == Method::event;
   if (method != Method::dense) {
-    const std::int64_t set = from.bits != nullptr
-                                 ? count_bits(from.bits, from.rows, to.lists.counts)
-                                 : count_values(from.values, from.rows, from.depth,
-                                                to.lists.counts);
+    const std::int64_t set =
+        from.bits != nullptr ? count_bits(from.bits, from.rows, to.lists.counts)
+                             : count_values(from.values, from.rows, from.depth, to.lists.counts);
     if (method == Method::by_density) {
       const auto terms = static_cast<float>(from.rows * from.depth);
       const RowOfTerms row = {from.bits != nullptr, static_cast<float>(set) / terms,
@@ -99,6 +100,7 @@ inline void add_events(const Lists& lists, const float* panel, float* sums, std:
       H2LEARN_UNROLL
       for (int r = 0; r < group_rows; ++r) {
         const std::uint64_t offset = offsets[r * length + entry];
+        // cppcheck-suppress invalidPointerCast ; offsets count bytes of a panel of floats
         const float* const row = reinterpret_cast<const float*>(base + offset * vectors);
         H2LEARN_UNROLL
         for (int v = 0; v < vectors; ++v) {
@@ -128,19 +130,19 @@ H2LEARN_INLINE void visit_tile(std::int64_t rows, std::int64_t first, Visit visi
 }
 
 /// Cuts `count` rows into as few tiles as possible, of nearly equal size.
-template <typename Visit>
+template <int most_rows, typename Visit>
 H2LEARN_INLINE void for_each_tile(std::int64_t count, Visit visit) {
   std::int64_t first = 0;
-  for (std::int64_t tiles = blocks_of(count, tile_rows); tiles > 0; --tiles) {
+  for (std::int64_t tiles = blocks_of(count, most_rows); tiles > 0; --tiles) {
     const std::int64_t rows = blocks_of(count - first, tiles);
-    visit_tile<tile_rows>(rows, first, visit);
+    visit_tile<most_rows>(rows, first, visit);
     first += rows;
   }
 }
 
 template <int rows, int vectors>
-inline void multiply_tile(const float* values, const float* panel, std::int64_t depth,
-                          float* sums, std::int64_t stride, bool first) {
+inline void multiply_tile(const float* values, const float* panel, std::int64_t depth, float* sums,
+                          std::int64_t stride, bool first) {
   Floats block[rows][vectors] = {};
   for (std::int64_t k = 0; k < depth; ++k) {
     Floats terms[vectors];
@@ -160,9 +162,9 @@ inline void multiply_tile(const float* values, const float* panel, std::int64_t 
 template <int vectors>
 inline void multiply_rows(const PreparedRows& rows, const float* panel, float* sums,
                           std::int64_t stride, bool first) {
-  for_each_tile(rows.rows, [&]<int count>(std::int64_t r) {
-    multiply_tile<count, vectors>(rows.dense + r * sum_block, panel, rows.depth,
-                                  sums + r * stride, stride, first);
+  for_each_tile<tile_rows<vectors>>(rows.rows, [&]<int count>(std::int64_t r) {
+    multiply_tile<count, vectors>(rows.dense + r * sum_block, panel, rows.depth, sums + r * stride,
+                                  stride, first);
   });
 }
 

@@ -48,14 +48,9 @@ inline bool has_windows(const GatheredRows& rows) {
          rows.windows.width <= most_windows;
 }
 
-/// A set of bit planes.
-struct PlaneSet {
-  std::uint32_t bits;
-
-  bool has(std::int64_t plane) const { return (bits >> plane & 1) != 0; }
-  bool empty() const { return bits == 0; }
-  void add(std::int64_t plane) { bits |= std::uint32_t{1} << plane; }
-};
+inline bool has_plane(std::uint32_t planes, std::int64_t plane) {
+  return (planes >> plane & 1) != 0;
+}
 
 /// A row of `depth` terms, of which a part `density` is set, times `vectors` vectors of columns.
 struct RowOfTerms {
@@ -128,6 +123,17 @@ inline Approach approach_for(const GatheredRows& rows, Method method, std::int64
     cost = cost_of_scatter(row, taps, *next_sum);
   }
   return method == Method::event || cost < cost_of_dense(row) ? by_events : Approach::windows;
+}
+
+inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
+                     const float* next_sum) {
+  Choice choice = {};
+  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
+    const Approach approach = approach_for(rows, method, plane, columns, next_sum);
+    if (approach == Approach::windows) choice.windows |= std::uint32_t{1} << plane;
+    if (approach == Approach::scatter) choice.scatter |= std::uint32_t{1} << plane;
+  }
+  return choice;
 }
 
 }  // namespace

@@ -69,20 +69,20 @@ H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, st
     };
     for_each_piece(from, position, begin, end,
                    [&](std::int64_t source, std::int64_t target, std::int64_t length) {
-      source += group * from.group_stride;
-      if ((source | target) % 64 == 0) {
-        for (; length >= 64; length -= 64, source += 64, target += 64) {
-          *word_at(target) = words[source / 64];
-        }
-      }
-      while (length > 0) {
-        const std::int64_t piece = least(length, 64 - target % 64);
-        *word_at(target) |= bits_at(words, source, piece) << (target % 64);
-        source += piece;
-        target += piece;
-        length -= piece;
-      }
-    });
+                     source += group * from.group_stride;
+                     if ((source | target) % 64 == 0) {
+                       for (; length >= 64; length -= 64, source += 64, target += 64) {
+                         *word_at(target) = words[source / 64];
+                       }
+                     }
+                     while (length > 0) {
+                       const std::int64_t piece = least(length, 64 - target % 64);
+                       *word_at(target) |= bits_at(words, source, piece) << (target % 64);
+                       source += piece;
+                       target += piece;
+                       length -= piece;
+                     }
+                   });
     if (++position == from.positions) {
       position = 0;
       ++image;
@@ -104,11 +104,11 @@ H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, 
     std::int64_t done = 0;
     for_each_piece(from, position, begin, end,
                    [&](std::int64_t source, std::int64_t target, std::int64_t length) {
-      for (; done < target; ++done) values[done] = 0;
-      __builtin_memcpy(values + done, features + source,
-                       static_cast<std::size_t>(length) * sizeof(float));
-      done += length;
-    });
+                     for (; done < target; ++done) values[done] = 0;
+                     __builtin_memcpy(values + done, features + source,
+                                      static_cast<std::size_t>(length) * sizeof(float));
+                     done += length;
+                   });
     for (; done < padded; ++done) values[done] = 0;
     if (++position == from.positions) {
       position = 0;

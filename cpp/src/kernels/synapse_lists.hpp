@@ -56,8 +56,8 @@ H2LEARN_INLINE std::int64_t count_bits(const std::uint64_t* bits, std::int64_t r
 }
 
 /// Non-zeros of each row of values[rows][sum_block] to counts[rows]; returns their sum.
-H2LEARN_INLINE std::int64_t count_values(const float* values, std::int64_t rows,
-                                         std::int64_t depth, std::int32_t* counts) {
+H2LEARN_INLINE std::int64_t count_values(const float* values, std::int64_t rows, std::int64_t depth,
+                                         std::int32_t* counts) {
   std::int64_t total = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
     Ints set = {};  // counts down, as a true comparison is -1
@@ -84,8 +84,7 @@ inline void sort_rows(const std::int32_t* counts, std::int64_t rows, std::int32_
 
 /// Eight offsets at once: those of the set bits of every byte, ascending, zeros behind.
 typedef std::uint16_t Offsets __attribute__((vector_size(16)));
-typedef std::uint16_t UnalignedOffsets
-    __attribute__((vector_size(16), aligned(2), may_alias));
+typedef std::uint16_t UnalignedOffsets __attribute__((vector_size(16), aligned(2), may_alias));
 
 struct ByteTable {
   Offsets of_byte[256];
@@ -179,7 +178,8 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
       const bool real = g * group_rows + i <= last;
       const std::int32_t row = real ? lists.order[g * group_rows + i] : -1;
       group.row[i] = row;
-      if (real && bits != nullptr) list_bits(bits + row * block_words, lists.counts[row], lists.offsets + next);
+      if (real && bits != nullptr)
+        list_bits(bits + row * block_words, lists.counts[row], lists.offsets + next);
       if (real && bits == nullptr) {
         list_values(values + row * sum_block, depth, lists.offsets + next, lists.values + next);
       }

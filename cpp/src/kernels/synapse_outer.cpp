@@ -32,16 +32,14 @@ constexpr std::int64_t tasks_per_thread = 4;
 
 /// How a product is cut. Sums are [group][fan-in][padded columns].
 struct Cut {
-  std::int64_t positions;   ///< of all images
+  std::int64_t positions;  ///< of all images
   std::int64_t stretches;
-  std::int64_t terms;       ///< fan-in of a task, a multiple of 64
+  std::int64_t terms;  ///< fan-in of a task, a multiple of 64
   std::int64_t term_chunks;
-  std::int64_t columns;     ///< of a task, a multiple of panel_columns
+  std::int64_t columns;  ///< of a task, a multiple of panel_columns
   std::int64_t column_chunks;
-  std::int64_t padded;      ///< columns of a group, whole vectors
-  std::int64_t sums;        ///< floats of all sums
-  PlaneSet window_planes;   ///< multiplied as windows
-  PlaneSet scatter_planes;  ///< scattered
+  std::int64_t padded;  ///< columns of a group, whole vectors
+  std::int64_t sums;    ///< floats of all sums
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
@@ -52,20 +50,12 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
   const std::int64_t length = rows.length;
   Cut result = {};
-  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
-    const Approach approach =
-        approach_for(rows, product.method, plane, product.columns,
-                     can_scatter(rows) ? &costs.next_weight : nullptr);
-    if (approach == Approach::windows) result.window_planes.add(plane);
-    if (approach == Approach::scatter) result.scatter_planes.add(plane);
-  }
   result.positions = rows.images * rows.positions;
   result.padded = round_up(product.columns, lanes);
   result.sums = rows.groups * length * result.padded;
   // The table engine's accumulator runs through all positions.
-  result.stretches = product.method == Method::tables
-                         ? 1
-                         : blocks_of(result.positions, stretch_positions);
+  result.stretches =
+      product.method == Method::tables ? 1 : blocks_of(result.positions, stretch_positions);
   result.columns = least(task_columns, round_up(result.padded, panel_columns));
   result.column_chunks = blocks_of(result.padded, result.columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
@@ -73,9 +63,9 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   const std::int64_t most_terms = rows.values != nullptr ? value_terms : bit_terms;
   const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
   const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
-  const std::int64_t chunks = least(most(blocks_of(length, most_terms), wanted),
-                                    blocks_of(length, 64));
-  const bool whole = !result.scatter_planes.empty();
+  const std::int64_t chunks =
+      least(most(blocks_of(length, most_terms), wanted), blocks_of(length, 64));
+  const bool whole = product.choice.scatter != 0;
   result.terms = round_up(whole ? length : blocks_of(length, chunks), 64);
   if (rows.values != nullptr) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
@@ -110,13 +100,13 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     memory.transposed = carve_transposed(carver, false, shape.terms, tile);
     memory.tables.index =
         carver.take<std::uint16_t>(shape.terms * blocks_of(tile, product.tables.inputs));
-    memory.tables.table = carver.take<float>((std::int64_t{1} << product.tables.inputs) *
-                                             panel_columns);
+    memory.tables.table =
+        carver.take<float>((std::int64_t{1} << product.tables.inputs) * panel_columns);
     memory.tables.levels = carver.take<float>(max_tree_levels * shape.terms * panel_columns);
     return memory;
   }
-  if (!shape.window_planes.empty()) memory.windows = carve_windows(carver, product.rows);
-  if (!shape.scatter_planes.empty()) {
+  if (product.choice.windows != 0) memory.windows = carve_windows(carver, product.rows);
+  if (product.choice.scatter != 0) {
     memory.scattered = carver.take<float>(product.rows.length * panel_columns);
   }
   memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
@@ -142,18 +132,16 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
 }
 
 /// One block of positions, from `position`, in the form that the chosen kernel reads.
-void prepare_block(const OuterProduct& product, const Cut& shape, const Task& task,
-                   std::int64_t plane, std::int64_t position, std::int64_t depth,
-                   OuterMemory& memory) {
+void prepare_block(const OuterProduct& product, const Task& task, std::int64_t plane,
+                   std::int64_t position, std::int64_t depth, OuterMemory& memory) {
   const bool floats = product.rows.values != nullptr;
-  if (shape.scatter_planes.has(plane)) return;
-  if (shape.window_planes.has(plane)) {
+  if (has_plane(product.choice.scatter, plane)) return;
+  if (has_plane(product.choice.windows, plane)) {
     copy_windows(product.rows, plane, task.group, position, depth, memory.windows);
     return;
   }
   if (floats) {
-    transpose_values(product.rows, task.group, position, depth, task.first_term,
-                     memory.transposed);
+    transpose_values(product.rows, task.group, position, depth, task.first_term, memory.transposed);
   } else {
     transpose_bits(product.rows, plane, task.group, position, depth, task.first_term,
                    task.first_term + task.terms, block_words, memory.transposed);
@@ -168,20 +156,21 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
                    std::int64_t plane, std::int64_t position, std::int64_t depth,
                    std::int64_t column, OuterMemory& memory, float* sums) {
   const std::int64_t stride = product.rows.groups * product.columns;
-  const float* gradients = product.gradients + position * stride +
-                           task.group * product.columns + task.first_column + column;
+  const float* gradients = product.gradients + position * stride + task.group * product.columns +
+                           task.first_column + column;
   const bool first = position == task.first_position;
   // Gradients that are a panel already are read where they are; lists need the row of zeros.
-  const bool listed = !shape.window_planes.has(plane) && !shape.scatter_planes.has(plane);
+  const bool listed =
+      !has_plane(product.choice.windows, plane) && !has_plane(product.choice.scatter, plane);
   if (listed || stride != vectors * lanes) {
-    pack_gradients<vectors>(gradients, stride, depth,
-                            product.columns - task.first_column - column, memory.panel);
+    pack_gradients<vectors>(gradients, stride, depth, product.columns - task.first_column - column,
+                            memory.panel);
     gradients = memory.panel;
   }
-  if (shape.scatter_planes.has(plane)) {
+  if (has_plane(product.choice.scatter, plane)) {
     scatter_gradients<vectors>(product.rows, plane, position, depth, gradients, memory.scattered,
                                sums + column, shape.padded, first);
-  } else if (shape.window_planes.has(plane)) {
+  } else if (has_plane(product.choice.windows, plane)) {
     add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
                          gradients, sums + column, shape.padded, first);
   } else {
@@ -196,7 +185,7 @@ void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task
   const std::int64_t end = task.first_position + task.positions;
   for (std::int64_t position = task.first_position; position < end; position += sum_block) {
     const std::int64_t depth = least(sum_block, end - position);
-    prepare_block(product, shape, task, plane, position, depth, memory);
+    prepare_block(product, task, plane, position, depth, memory);
     for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
       if (task.columns - column > lanes) {
         add_gradients<panel_vectors>(product, shape, task, plane, position, depth, column, memory,
@@ -209,8 +198,8 @@ void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task
 }
 
 /// The same by the table engine.
-void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
-                std::int64_t plane, OuterMemory& memory, float* sums) {
+void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task, std::int64_t plane,
+                OuterMemory& memory, float* sums) {
   const std::int64_t stride = product.rows.groups * product.columns;
   const std::int64_t inputs = product.tables.inputs;
   const std::int64_t tile = inputs * product.tables.rows;
@@ -230,8 +219,8 @@ void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
           product.gradients + done * stride + task.group * product.columns + first;
       const Terms rows = {gradients, stride, product.columns - first};
       if (task.columns - column > lanes) {
-        add_tables<panel_vectors>(rows, positions, inputs, task.terms, memory.tables,
-                                  sums + column, shape.padded);
+        add_tables<panel_vectors>(rows, positions, inputs, task.terms, memory.tables, sums + column,
+                                  shape.padded);
       } else {
         add_tables<1>(rows, positions, inputs, task.terms, memory.tables, sums + column,
                       shape.padded);
@@ -304,20 +293,24 @@ void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, f
 
 namespace H2LEARN_TARGET {
 
+Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method method) {
+  return choose(rows, method, columns, can_scatter(rows) ? &costs.next_weight : nullptr);
+}
+
 void outer_product(const OuterProduct& product) {
   const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
                                   product.rows.groups * product.rows.length);
   const Cut shape = cut(product, threads);
   const std::int64_t planes = product.rows.planes;
-  const std::int64_t wave = least(
-      shape.stretches, blocks_of(threads * tasks_per_thread, shape.tasks(product)));
+  const std::int64_t wave =
+      least(shape.stretches, blocks_of(threads * tasks_per_thread, shape.tasks(product)));
   Carver sizes(nullptr);
   carve(product, shape, sizes);
   char* const memory = static_cast<char*>(
       scratch(ScratchSlot::operands, static_cast<std::size_t>(threads) * sizes.used()));
   const std::int64_t buffers = 1 + (planes > 1 ? 1 : 0) + (shape.stretches > 1 ? wave : 0);
-  float* const sums = static_cast<float*>(scratch(
-      ScratchSlot::output, static_cast<std::size_t>(buffers * shape.sums) * sizeof(float)));
+  float* const sums = static_cast<float*>(
+      scratch(ScratchSlot::output, static_cast<std::size_t>(buffers * shape.sums) * sizeof(float)));
   float* const plane_sums = planes > 1 ? sums + shape.sums : sums;
   float* const wave_sums = plane_sums + shape.sums;
 #pragma omp parallel num_threads(threads)

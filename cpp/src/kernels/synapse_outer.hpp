@@ -7,6 +7,8 @@
 
 namespace h2learn::H2LEARN_TARGET {
 
+Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method method);
+
 void outer_product(const OuterProduct& product);
 
 /// sums[columns] = sum over positions of gradients[positions, columns].

@@ -12,10 +12,10 @@ namespace h2learn {
 namespace {
 
 struct TransposedRows {
-  std::uint64_t* bits;             ///< [terms][row_words]
-  float* values;                   ///< [terms][sum_block]
-  std::uint64_t* gathered_bits;    ///< [positions][words of terms]
-  float* gathered_values;          ///< [sum_block][sum_block]
+  std::uint64_t* bits;           ///< [terms][row_words]
+  float* values;                 ///< [terms][sum_block]
+  std::uint64_t* gathered_bits;  ///< [positions][words of terms]
+  float* gathered_values;        ///< [sum_block][sum_block]
 };
 
 /// For `terms` (a multiple of 64; sum_block for floats) elements at `positions` positions.

@@ -24,8 +24,8 @@ inline BlockWindows carve_windows(Carver& carver, const GatheredRows& rows) {
       least(images * windows.height, sum_block / windows.width + 2 * images);
   BlockWindows block = {};
   block.padded = carver.take<float>(
-      (window_rows * windows.stride_height + images * windows.window_height) *
-          padded_row(windows) + lanes);
+      (window_rows * windows.stride_height + images * windows.window_height) * padded_row(windows) +
+      lanes);
   block.spans = carver.take<WindowSpan>(window_rows);
   return block;
 }
@@ -49,8 +49,8 @@ inline void copy_windows(const GatheredRows& from, std::int64_t plane, std::int6
       const std::int64_t x = position % windows.width;
       const std::int64_t spanned = least(windows.width - x, end - position);
       const std::int64_t row = position / windows.width - first_row;
-      to.spans[to.span_count++] = {
-          padded + row * windows.stride_height * row_floats + x * step, done, spanned};
+      to.spans[to.span_count++] = {padded + row * windows.stride_height * row_floats + x * step,
+                                   done, spanned};
       position += spanned;
       done += spanned;
     }
@@ -61,9 +61,9 @@ inline void copy_windows(const GatheredRows& from, std::int64_t plane, std::int6
 /// sums[terms][stride] += windows' elements [first_term, first_term + terms) times the panel of
 /// the block's gradients.
 template <int vectors>
-inline void add_windows(const Windows& windows, const BlockWindows& block,
-                        std::int64_t first_term, std::int64_t terms, const float* gradients,
-                        float* sums, std::int64_t stride, bool first) {
+inline void add_windows(const Windows& windows, const BlockWindows& block, std::int64_t first_term,
+                        std::int64_t terms, const float* gradients, float* sums,
+                        std::int64_t stride, bool first) {
   const std::int64_t step = windows.stride_width * windows.channels;
   const std::int64_t end_term = first_term + terms;
   const std::int32_t first_run = windows.first_of_block[first_term / sum_block];
@@ -72,11 +72,10 @@ inline void add_windows(const Windows& windows, const BlockWindows& block,
     const std::int64_t begin = most(run->target, first_term);
     const std::int64_t end = least(run->target + run->length, end_term);
     if (begin >= end) continue;
-    for_each_tile(end - begin, [&]<int rows>(std::int64_t term) {
+    for_each_tile<tile_rows<vectors>>(end - begin, [&]<int rows>(std::int64_t term) {
       multiply_positions<rows, vectors>(block.spans, block.span_count,
-                                        run->offset + begin + term - run->target, step,
-                                        gradients, sums + (begin + term - first_term) * stride,
-                                        stride, first);
+                                        run->offset + begin + term - run->target, step, gradients,
+                                        sums + (begin + term - first_term) * stride, stride, first);
     });
   }
 }

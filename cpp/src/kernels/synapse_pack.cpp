@@ -60,8 +60,8 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
   const std::int64_t column_vectors = layout.padded() / lanes;
   const std::int64_t chunks = blocks_of(elements, element_chunk);
   int bad = 0;
-#pragma omp parallel for collapse(2) schedule(static) reduction(| : bad) \
-    if (weights_of(shape) > parallel_weights)
+#pragma omp parallel for collapse(2) schedule(static) \
+    reduction(| : bad) if (weights_of(shape) > parallel_weights)
   for (std::int64_t vector = 0; vector < shape.groups * column_vectors; ++vector) {
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       const std::int64_t group = vector / column_vectors;
@@ -74,8 +74,8 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
       for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
         Floats tile[lanes];
         for (int i = 0; i < lanes; ++i) {
-          tile[i] = i < outputs ? load_first(rows + i * elements + element, end - element)
-                                : Floats{};
+          tile[i] =
+              i < outputs ? load_first(rows + i * elements + element, end - element) : Floats{};
           flaws |= not_finite(tile[i]);
         }
         transpose(tile);
@@ -93,8 +93,8 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
 bool pack_channels(const WeightShape& shape, const PanelLayout& layout, const float* weight,
                    float* panels) {
   int bad = 0;
-#pragma omp parallel for schedule(static) reduction(| : bad) \
-    if (weights_of(shape) > parallel_weights)
+#pragma omp parallel for schedule(static) \
+    reduction(| : bad) if (weights_of(shape) > parallel_weights)
   for (std::int64_t output = 0; output < shape.groups * shape.outputs; ++output) {
     const std::int64_t group = output / shape.outputs;
     const float* const from = weight + output * shape.channels * shape.taps;
@@ -146,8 +146,8 @@ bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, fl
                                   : pack_outputs(shape, layout, weight, panels);
 }
 
-void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride,
-                     float scale, float* grad_weight) {
+void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride, float scale,
+                     float* grad_weight) {
   const std::int64_t elements = shape.taps * shape.channels;
   const std::int64_t column_vectors = blocks_of(shape.outputs, lanes);
   const std::int64_t chunks = blocks_of(elements, element_chunk);

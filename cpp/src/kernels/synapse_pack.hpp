@@ -14,7 +14,7 @@ bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, fl
 
 /// grad_weight = scale * sums[group][term][output], rows of sums `stride` apart and padded to
 /// whole vectors.
-void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride,
-                     float scale, float* grad_weight);
+void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride, float scale,
+                     float* grad_weight);
 
 }  // namespace h2learn::H2LEARN_TARGET

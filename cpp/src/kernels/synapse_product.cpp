@@ -43,18 +43,17 @@ struct Cut {
   std::int64_t row_tasks;
   std::int64_t column_tasks;
   std::int64_t sums_stride;  ///< from one row of a task's sums to the next
-  PlaneSet window_planes;   ///< multiplied as windows
-  PlaneSet scatter_planes;  ///< scattered
 };
 
 struct ProductMemory {
   std::uint64_t* bits;  ///< [gathered_blocks][rows][block_words], or rows of one table tile
   float* values;        ///< [rows][sum_block]
   float* padded;        ///< [images][padded rows][padded row]
+  float* block;         ///< [rows][panel_columns], the scattered sums of one block
   PreparedRows prepared;
   TableScratch tables;
-  float* sums;          ///< [rows][sums_stride]
-  float* plane_sums;    ///< the same, of one plane of several
+  float* sums;        ///< [rows][sums_stride]
+  float* plane_sums;  ///< the same, of one plane of several
 };
 
 /// Floats of the padded copies of a task's images.
@@ -70,19 +69,19 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   memory.sums = carver.take<float>(rows * shape.sums_stride);
   if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
   if (product.method == Method::tables) {
-    const std::int64_t tile = least(product.tables.inputs * product.tables.rows,
-                                    product.rows.length);
+    const std::int64_t tile =
+        least(product.tables.inputs * product.tables.rows, product.rows.length);
     memory.bits = carver.take<std::uint64_t>(rows * blocks_of(tile, 64));
-    memory.tables.index =
-        carver.take<std::uint16_t>(rows * blocks_of(tile, product.tables.inputs));
-    memory.tables.table = carver.take<float>((std::int64_t{1} << product.tables.inputs) *
-                                             panel_columns);
+    memory.tables.index = carver.take<std::uint16_t>(rows * blocks_of(tile, product.tables.inputs));
+    memory.tables.table =
+        carver.take<float>((std::int64_t{1} << product.tables.inputs) * panel_columns);
     memory.tables.levels = carver.take<float>(max_tree_levels * rows * panel_columns);
     return memory;
   }
-  if (!shape.window_planes.empty()) {
+  if (product.choice.windows != 0) {
     memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
+  if (product.choice.scatter != 0) memory.block = carver.take<float>(rows * panel_columns);
   memory.prepared = carve_rows(carver, rows, floats, product.method);
   if (floats) {
     memory.values = carver.take<float>(rows * sum_block);
@@ -122,8 +121,8 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
       const float* const panel =
           product.panels + layout.panel(task.group, term, task.first_column + column);
       for (std::int64_t r = 0; r < images * rows; ++r) {
-        const float* const origin = memory.padded + r / rows * image_floats +
-                                    r % rows * windows.stride_height * row_floats;
+        const float* const origin =
+            memory.padded + r / rows * image_floats + r % rows * windows.stride_height * row_floats;
         float* const to = sums + r * windows.width * task.stride + column;
         if (task.columns - column > lanes) {
           multiply_window_row<panel_vectors>(windows, term / sum_block, first + r % rows, origin,
@@ -137,24 +136,42 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
   }
 }
 
-void scatter_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-                     std::int64_t plane, float* sums) {
+template <int vectors>
+void scatter_panel(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                   std::int64_t plane, std::int64_t column, ProductMemory& memory, float* sums) {
   const std::int64_t image_rows = product.rows.positions;
   const std::int64_t width = product.rows.windows.width;
   const std::int64_t first = task.first_row % image_rows / width;
-  const std::int64_t rows = least(task.rows, image_rows) / width;
-  for (std::int64_t done = 0; done < task.rows; done += rows * width) {
+  const std::int64_t rows = least(task.rows, image_rows);
+  for (std::int64_t done = 0; done < task.rows; done += rows) {
     const std::int64_t image = (task.first_row + done) / image_rows;
-    for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+    float* const to = sums + done * task.stride + column;
+    for (std::int64_t term = 0; term < product.rows.length; term += sum_block) {
+      const std::int64_t end = term + layout.depth(term);
       const float* const panel =
-          product.panels + layout.panel(task.group, 0, task.first_column + column);
-      float* const to = sums + done * task.stride + column;
-      if (task.columns - column > lanes) {
-        scatter_weights<panel_vectors>(product.rows, plane, image, first, rows, panel, to,
-                                    task.stride);
+          product.panels + layout.panel(task.group, term, task.first_column + column);
+      if (term == 0) {
+        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end,
+                                 panel, to, task.stride);
       } else {
-        scatter_weights<1>(product.rows, plane, image, first, rows, panel, to, task.stride);
+        constexpr std::int64_t block_stride = vectors * lanes;
+        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end,
+                                 panel, memory.block, block_stride);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          add_row<vectors>(to + r * task.stride, memory.block + r * block_stride);
+        }
       }
+    }
+  }
+}
+
+void scatter_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                     std::int64_t plane, ProductMemory& memory, float* sums) {
+  for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+    if (task.columns - column > lanes) {
+      scatter_panel<panel_vectors>(product, layout, task, plane, column, memory, sums);
+    } else {
+      scatter_panel<1>(product, layout, task, plane, column, memory, sums);
     }
   }
 }
@@ -165,8 +182,8 @@ void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Tas
   constexpr std::int64_t gathered = gathered_blocks * sum_block;
   for (std::int64_t begin = 0; begin < length; begin += gathered) {
     const std::int64_t end = least(begin + gathered, length);
-    gather_bits(product.rows, plane, task.group, task.first_row, task.rows, begin, end,
-                block_words, memory.bits);
+    gather_bits(product.rows, plane, task.group, task.first_row, task.rows, begin, end, block_words,
+                memory.bits);
     for (std::int64_t term = begin; term < end; term += sum_block) {
       const std::uint64_t* const bits =
           memory.bits + (term - begin) / sum_block * task.rows * block_words;
@@ -217,14 +234,14 @@ void sum_tables(const GatherProduct& product, const PanelLayout& layout, const T
   }
 }
 
-void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
-               const Task& task, std::int64_t plane, ProductMemory& memory, float* sums) {
+void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+               std::int64_t plane, ProductMemory& memory, float* sums) {
   if (product.method == Method::tables) {
     sum_tables(product, layout, task, plane, memory, sums);
-  } else if (shape.window_planes.has(plane)) {
+  } else if (has_plane(product.choice.windows, plane)) {
     sum_windows(product, layout, task, plane, memory, sums);
-  } else if (shape.scatter_planes.has(plane)) {
-    scatter_windows(product, layout, task, plane, sums);
+  } else if (has_plane(product.choice.scatter, plane)) {
+    scatter_windows(product, layout, task, plane, memory, sums);
   } else if (product.rows.values != nullptr) {
     sum_values(product, layout, task, memory, sums);
   } else {
@@ -244,42 +261,60 @@ void add_plane(const Task& task, std::int64_t plane, const float* plane_sums, fl
 }
 
 /// out = scale * sums + bias, where the mask has a bit.
-void finish(const GatherProduct& product, const Task& task, const float* sums) {
+template <bool has_bias, bool has_mask>
+void finish_rows(const GatherProduct& product, const Task& task, const float* sums) {
   const std::int64_t all_columns = product.rows.groups * product.columns;
   const std::int64_t left = least(task.columns, product.columns - task.first_column);
   const std::int64_t first = task.group * product.columns + task.first_column;
   const std::int64_t image_bits = product.rows.positions * all_columns;
   const Floats scale = broadcast(product.scale);
-  std::int64_t image = task.first_row / product.rows.positions;
+  const float* const bias = has_bias ? product.bias + first : nullptr;
   std::int64_t bit = task.first_row % product.rows.positions * all_columns + first;
+  const std::uint64_t* mask = nullptr;
+  if (has_mask) {
+    mask = product.mask + task.first_row / product.rows.positions * blocks_of(image_bits, 64);
+  }
   float* out = product.out + task.first_row * all_columns + first;
-  for (std::int64_t r = 0; r < task.rows; ++r) {
-    const std::uint64_t* const mask =
-        product.mask == nullptr ? nullptr : product.mask + image * blocks_of(image_bits, 64);
-    for (std::int64_t column = 0; column < left; column += lanes) {
-      const std::int64_t count = least(lanes, left - column);
-      Floats value = load(sums + r * task.stride + column) * scale;
-      if (product.bias != nullptr) value += load_first(product.bias + first + column, count);
-      if (mask != nullptr) {
-        const std::uint64_t needed = bits_at(mask, bit + column, count);
-        value = select(mask_of_bits(static_cast<std::uint32_t>(needed)), value, Floats{});
-      }
-      store_first(out + column, value, count);
+  const auto value_at = [&](std::int64_t column, std::int64_t count) {
+    Floats value = load(sums + column) * scale;
+    if constexpr (has_bias) value += load_first(bias + column, count);
+    if constexpr (has_mask) {
+      const std::uint64_t needed = bits_at(mask, bit + column, count);
+      value = select(mask_of_bits(static_cast<std::uint32_t>(needed)), value, Floats{});
     }
+    return value;
+  };
+  for (std::int64_t r = 0; r < task.rows; ++r) {
+    std::int64_t column = 0;
+    for (; column + lanes <= left; column += lanes) store(out + column, value_at(column, lanes));
+    if (column < left) store_first(out + column, value_at(column, left - column), left - column);
+    sums += task.stride;
     out += all_columns;
-    bit += all_columns;
-    if (bit >= image_bits) {
-      bit -= image_bits;
-      ++image;
+    if constexpr (has_mask) {
+      bit += all_columns;
+      if (bit >= image_bits) {
+        bit -= image_bits;
+        mask += blocks_of(image_bits, 64);
+      }
     }
   }
 }
 
-void run_task(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
-              const Task& task, ProductMemory& memory) {
-  sum_plane(product, layout, shape, task, 0, memory, memory.sums);
+void finish(const GatherProduct& product, const Task& task, const float* sums) {
+  if (product.mask != nullptr) {
+    finish_rows<false, true>(product, task, sums);
+  } else if (product.bias != nullptr) {
+    finish_rows<true, false>(product, task, sums);
+  } else {
+    finish_rows<false, false>(product, task, sums);
+  }
+}
+
+void run_task(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+              ProductMemory& memory) {
+  sum_plane(product, layout, task, 0, memory, memory.sums);
   for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
-    sum_plane(product, layout, shape, task, plane, memory, memory.plane_sums);
+    sum_plane(product, layout, task, plane, memory, memory.plane_sums);
     add_plane(task, plane, memory.plane_sums, memory.sums);
   }
   finish(product, task, memory.sums);
@@ -290,18 +325,12 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   Cut shape = {};
   shape.column_tasks = blocks_of(layout.padded(), task_columns);
   shape.sums_stride = least(layout.padded(), task_columns) + stride_slack;
-  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
-    const Approach approach =
-        approach_for(rows, product.method, plane, product.columns,
-                     can_scatter(rows) ? &costs.next_output : nullptr);
-    if (approach == Approach::windows) shape.window_planes.add(plane);
-    if (approach == Approach::scatter) shape.scatter_planes.add(plane);
-  }
   const std::int64_t all_rows = rows.images * rows.positions;
   const std::int64_t share = threads == 1 ? task_rows : all_rows / (threads * tasks_per_thread);
   const std::int64_t wanted = least(most(share, least_task_rows), task_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
-  const std::int64_t unit = shape.window_planes.empty() && shape.scatter_planes.empty() ? 1 : rows.windows.width;
+  const std::int64_t unit =
+      (product.choice.windows | product.choice.scatter) != 0 ? rows.windows.width : 1;
   shape.images = most(wanted / rows.positions, 1);
   shape.image_tasks =
       shape.images > 1 ? 1 : blocks_of(rows.positions, most(round_up(wanted, unit), unit));
@@ -333,6 +362,10 @@ Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut&
 
 namespace H2LEARN_TARGET {
 
+Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
+  return choose(rows, method, columns, can_scatter(rows) ? &costs.next_output : nullptr);
+}
+
 void gather_product(const GatherProduct& product) {
   const std::int64_t length = product.rows.length;
   const PanelLayout layout = {length, product.columns,
@@ -350,7 +383,7 @@ void gather_product(const GatherProduct& product) {
     ProductMemory mine = carve(product, shape, carver);
 #pragma omp for schedule(dynamic)
     for (std::int64_t t = 0; t < product.rows.groups * shape.row_tasks * shape.column_tasks; ++t) {
-      run_task(product, layout, shape, task_of(product, layout, shape, t), mine);
+      run_task(product, layout, task_of(product, layout, shape, t), mine);
     }
   }
 }

@@ -5,6 +5,8 @@
 
 namespace h2learn::H2LEARN_TARGET {
 
+Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method);
+
 void gather_product(const GatherProduct& product);
 
 }  // namespace h2learn::H2LEARN_TARGET

@@ -29,8 +29,8 @@ H2LEARN_INLINE float* fill_zeros(float* to, float* end) {
 }
 
 /// Bits as floats; may write up to a vector too many.
-H2LEARN_INLINE float* copy_bits(const std::uint64_t* words, std::int64_t begin,
-                                std::int64_t length, float* to) {
+H2LEARN_INLINE float* copy_bits(const std::uint64_t* words, std::int64_t begin, std::int64_t length,
+                                float* to) {
   const Floats one = broadcast(1.0F);
   for (std::int64_t i = 0; i < length; i += lanes) {
     const std::uint64_t bits = bits_at(words, begin + i, least(lanes, length - i));
@@ -53,8 +53,8 @@ inline void copy_padded(const GatheredRows& from, std::int64_t plane, std::int64
   const std::int64_t row_floats = padded_row(windows);
   // Columns of the image inside the copy.
   const std::int64_t begin = most(0, -windows.left);
-  const std::int64_t end = most(begin, least(windows.image_width,
-                                             row_floats / channels - windows.left));
+  const std::int64_t end =
+      most(begin, least(windows.image_width, row_floats / channels - windows.left));
   const std::uint64_t* const words =
       from.words == nullptr ? nullptr
                             : from.words + (plane * from.images + image) * from.words_per_image;
@@ -94,8 +94,7 @@ inline void multiply_windows(const Windows& windows, std::int64_t block, std::in
                              const float* origin, std::int64_t step, const float* panel,
                              float* sums, std::int64_t stride, bool first) {
   Floats sum[rows][vectors] = {};
-  for (std::int32_t i = windows.first_of_block[block]; i < windows.first_of_block[block + 1];
-       ++i) {
+  for (std::int32_t i = windows.first_of_block[block]; i < windows.first_of_block[block + 1]; ++i) {
     const WindowRun& run = windows.runs[i];
     if (!in_image(windows, run, y)) continue;
     // Four windows share a pointer and use its addressing modes: there are too few registers
@@ -130,7 +129,7 @@ inline void multiply_window_row(const Windows& windows, std::int64_t block, std:
                                 const float* origin, const float* panel, float* sums,
                                 std::int64_t stride, bool first) {
   const std::int64_t step = windows.stride_width * windows.channels;
-  for_each_tile(windows.width, [&]<int rows>(std::int64_t x) {
+  for_each_tile<tile_rows<vectors>>(windows.width, [&]<int rows>(std::int64_t x) {
     multiply_windows<rows, vectors>(windows, block, y, origin + x * step, step, panel,
                                     sums + x * stride, stride, first);
   });

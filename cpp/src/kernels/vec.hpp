@@ -20,7 +20,7 @@
 #if defined(__clang__)
 #define H2LEARN_UNROLL _Pragma("unroll")
 #else
-#define H2LEARN_UNROLL _Pragma("GCC unroll 16")
+#define H2LEARN_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 namespace h2learn {
@@ -86,7 +86,7 @@ H2LEARN_INLINE Ints broadcast(std::int32_t value) { return value - Ints{}; }
 
 /// 0, 1, 2, ...
 H2LEARN_INLINE Ints lane_numbers() {
-  Ints value;
+  Ints value = {};
   for (int i = 0; i < lanes; ++i) value[i] = i;
   return value;
 }

@@ -169,7 +169,8 @@ void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
     const float* const features = inputs + image * geometry.in_features();
     return blocked_sum(0, geometry.fan_in(), [&](float sum, std::int64_t k) {
       const std::int64_t feature = windows.feature(position, n, k);
-      return feature < 0 ? sum : std::fma(features[feature], weight[windows.weight_index(n, k)], sum);
+      return feature < 0 ? sum
+                         : std::fma(features[feature], weight[windows.weight_index(n, k)], sum);
     });
   };
   for_each_current(geometry, images, bias, currents, current);
@@ -188,8 +189,9 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
       const std::int64_t position = feature / geometry.in_channels;
       const std::int64_t group = feature % geometry.in_channels / channels;
       const std::int64_t channel = feature % channels;
-      const bool needed = mask == nullptr || (mask[image * mask_words + feature / word_bits] >>
-                                                  (feature % word_bits) & 1) != 0;
+      const bool needed =
+          mask == nullptr ||
+          (mask[image * mask_words + feature / word_bits] >> (feature % word_bits) & 1) != 0;
       const auto add_output = [&](float sum, std::int64_t k) {
         const std::int64_t tap = k / outputs;
         const std::int64_t n = group * outputs + k % outputs;
