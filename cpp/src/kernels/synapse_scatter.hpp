@@ -42,47 +42,27 @@ class ColumnOfBit {
   std::int64_t inverse_;
 };
 
-/// The set bits of one column of an image.
-struct Pixel {
-  std::int64_t padded_column;  ///< counted from the padding's first
-  std::int64_t begin_tap;      ///< columns of the windows that see it, in the range asked for
-  std::int64_t end_tap;
-  std::int32_t count;
-  std::int32_t channels[most_scattered];  ///< ascending
-};
-
-/// Calls visit(pixel) for each column with a set bit of row `y` of an image that is seen by
-/// windows whose first column is in [left, right].
+/// Calls visit(column, channel, begin, end) for each set bit of row `y` of an image that is seen
+/// by windows whose first column is in [left, right]: they see it through their columns
+/// [begin, end). `column` counts from the padding's first.
 template <typename Visit>
-H2LEARN_INLINE void for_each_pixel(const Windows& windows, const std::uint64_t* words,
-                                   std::int64_t y, std::int64_t left, std::int64_t right,
-                                   Visit visit) {
+H2LEARN_INLINE void for_each_bit(const Windows& windows, const std::uint64_t* words,
+                                 std::int64_t y, std::int64_t left, std::int64_t right,
+                                 Visit visit) {
   const ColumnOfBit column_of(windows.channels);
-  const std::int64_t channels = windows.channels;
-  const std::int64_t row = y * windows.image_width * channels;
-  const std::int64_t end =
-      least(windows.image_width, right - windows.left + windows.window_width) * channels;
-  Pixel pixel;
-  for (std::int64_t bit = most(0, left - windows.left) * channels; bit < end;) {
-    const std::uint64_t ahead = bits_at(words, row + bit, least(64, end - bit));
-    if (ahead == 0) {
-      bit += 64;
-      continue;
+  const std::int64_t row = y * windows.image_width * windows.channels;
+  const std::int64_t first = most(0, left - windows.left) * windows.channels;
+  const std::int64_t last =
+      least(windows.image_width, right - windows.left + windows.window_width) * windows.channels;
+  for (std::int64_t piece = first; piece < last; piece += 64) {
+    std::uint64_t set = bits_at(words, row + piece, least(64, last - piece));
+    for (; set != 0; set &= set - 1) {
+      const std::int64_t bit = piece + __builtin_ctzll(set);
+      const std::int64_t column = column_of(bit);
+      const std::int64_t padded = column + windows.left;
+      visit(padded, bit - column * windows.channels, most(0, padded - right),
+            least(windows.window_width, padded - left + 1));
     }
-    const std::int64_t column = column_of(bit + __builtin_ctzll(ahead));
-    pixel.count = 0;
-    for (std::int64_t piece = 0; piece < channels; piece += 64) {
-      std::uint64_t set = bits_at(words, row + column * channels + piece,
-                                  least(64, channels - piece));
-      for (; set != 0; set &= set - 1) {
-        pixel.channels[pixel.count++] = static_cast<std::int32_t>(piece + __builtin_ctzll(set));
-      }
-    }
-    pixel.padded_column = column + windows.left;
-    pixel.begin_tap = most(0, pixel.padded_column - right);
-    pixel.end_tap = least(windows.window_width, pixel.padded_column - left + 1);
-    visit(pixel);
-    bit = (column + 1) * channels;
   }
 }
 
@@ -107,36 +87,6 @@ H2LEARN_INLINE void clear_rows(std::int64_t rows, float* to, std::int64_t stride
   }
 }
 
-/// The channels of a pixel that a tap has in a block: all, but for a tap that the block's edge
-/// cuts in two.
-struct BlockEdges {
-  std::int64_t begin_tap;
-  std::int64_t begin_channel;  ///< of begin_tap, the first
-  std::int64_t end_tap;
-  std::int64_t end_channel;    ///< of end_tap, one behind the last; may be 0
-
-  BlockEdges(std::int64_t begin, std::int64_t end, std::int64_t channels)
-      : begin_tap(begin / channels),
-        begin_channel(begin % channels),
-        end_tap(end / channels),
-        end_channel(end % channels) {}
-
-  std::int32_t first(const Pixel& pixel, std::int64_t tap) const {
-    std::int32_t i = 0;
-    if (tap == begin_tap) {
-      while (i < pixel.count && pixel.channels[i] < begin_channel) ++i;
-    }
-    return i;
-  }
-  std::int32_t last(const Pixel& pixel, std::int64_t tap) const {
-    std::int32_t i = pixel.count;
-    if (tap == end_tap) {
-      while (i > 0 && pixel.channels[i - 1] >= end_channel) --i;
-    }
-    return i;
-  }
-};
-
 /// sums[rows][width][stride] of `rows` rows of windows from `first`: the terms [begin, end) of one
 /// block, for one panel of weights.
 template <int vectors>
@@ -144,44 +94,46 @@ inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::i
                             std::int64_t first, std::int64_t rows, std::int64_t begin,
                             std::int64_t end, const float* panel, float* sums,
                             std::int64_t stride) {
-  constexpr std::int64_t width = vectors * lanes;
   const Windows windows = from.windows;  // a copy: stores of sums cannot change it
+  const std::int64_t channels = windows.channels;
   const std::int64_t taps = windows.window_width;
-  const BlockEdges edges(begin, end, windows.channels);
-  const std::int64_t begin_row = edges.begin_tap / taps;
-  const std::int64_t end_row = (end - 1) / windows.channels / taps + 1;
   const std::uint64_t* const words = image_bits(from, plane, image);
+  const std::int64_t step = channels * vectors * lanes;  // from one tap to the next
+  // The block has the taps [begin / channels, end / channels) of a channel, and one later for
+  // the channels that lie before the block's edge.
+  const std::int64_t begin_tap = begin / channels;
+  const std::int64_t end_tap = end / channels;
+  const std::int64_t begin_channel = begin % channels;
+  const std::int64_t end_channel = end % channels;
+  const std::int64_t begin_row = begin_tap / taps;
+  const std::int64_t end_row = (end - 1) / channels / taps + 1;
   clear_rows<vectors>(rows * windows.width, sums, stride);
   for (std::int64_t r = begin_row; r < rows + end_row - 1; ++r) {
     const std::int64_t y = first - windows.top + r;
     if (y < 0 || y >= windows.image_height) continue;
     const std::int64_t first_row = most(begin_row, r - rows + 1);
     const std::int64_t last_row = least(end_row, r + 1);
-    for_each_pixel(windows, words, y, 0, windows.width - 1, [&](const Pixel& pixel) {
+    const auto add_bit = [&](std::int64_t column, std::int64_t channel, std::int64_t first_column,
+                             std::int64_t last_column) {
+      const std::int64_t first_tap = begin_tap + (channel < begin_channel);
+      const std::int64_t last_tap = end_tap + (channel < end_channel);
+      const std::int64_t first_weight = first_row * taps * channels + channel - begin;
+      const std::int64_t first_sum = (r - first_row) * windows.width + column;
       for (std::int64_t row = first_row; row < last_row; ++row) {
-        const std::int64_t first_tap = most(row * taps + pixel.begin_tap, edges.begin_tap);
-        const std::int64_t last_tap = least(row * taps + pixel.end_tap - 1, edges.end_tap);
-        const float* weights = panel + (first_tap * windows.channels - begin) * width;
-        float* sum = sums + ((r - row) * windows.width + pixel.padded_column + row * taps -
-                             first_tap) * stride;
-        for (std::int64_t tap = first_tap; tap <= last_tap; ++tap) {
-          const std::int32_t last = edges.last(pixel, tap);
-          Floats total[vectors];
-          H2LEARN_UNROLL
-          for (int v = 0; v < vectors; ++v) total[v] = load(sum + v * lanes);
-          for (std::int32_t i = edges.first(pixel, tap); i < last; ++i) {
-            H2LEARN_UNROLL
-            for (int v = 0; v < vectors; ++v) {
-              total[v] += load(weights + pixel.channels[i] * width + v * lanes);
-            }
-          }
-          H2LEARN_UNROLL
-          for (int v = 0; v < vectors; ++v) store(sum + v * lanes, total[v]);
-          weights += windows.channels * width;
+        const std::int64_t x_begin = most(first_column, first_tap - row * taps);
+        const std::int64_t x_end = least(last_column, last_tap - row * taps);
+        const float* weights = panel + first_weight * vectors * lanes +
+                               ((row - first_row) * taps + x_begin) * step;
+        float* sum =
+            sums + (first_sum - (row - first_row) * windows.width - x_begin) * stride;
+        for (std::int64_t x = x_begin; x < x_end; ++x) {
+          add_row<vectors>(sum, weights);
+          weights += step;
           sum -= stride;
         }
       }
-    });
+    };
+    for_each_bit(windows, words, y, 0, windows.width - 1, add_bit);
   }
 }
 
@@ -193,6 +145,7 @@ inline void scatter_gradients(const GatheredRows& from, std::int64_t plane, std:
                               float* sums, std::int64_t stride, bool is_first) {
   constexpr std::int64_t width = vectors * lanes;
   const Windows windows = from.windows;
+  const std::int64_t step = windows.channels * width;  // from one tap to the next
   clear_rows<vectors>(from.length, block, width);
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t image = (first + done) / from.positions;
@@ -204,19 +157,14 @@ inline void scatter_gradients(const GatheredRows& from, std::int64_t plane, std:
     for (std::int64_t row = 0; row < windows.window_height; ++row) {
       const std::int64_t image_row = y - windows.top + row;
       if (image_row < 0 || image_row >= windows.image_height) continue;
-      for_each_pixel(windows, words, image_row, x, x + spanned - 1, [&](const Pixel& pixel) {
-        float* to = block + (row * windows.window_width + pixel.begin_tap) * windows.channels *
-                                width;
-        const float* gradient =
-            gradients + (done + pixel.padded_column - pixel.begin_tap - x) * width;
-        for (std::int64_t tap = pixel.begin_tap; tap < pixel.end_tap; ++tap) {
-          for (std::int32_t i = 0; i < pixel.count; ++i) {
-            add_row<vectors>(to + pixel.channels[i] * width, gradient);
-          }
-          to += windows.channels * width;
-          gradient -= width;
+      const auto add_bit = [&](std::int64_t column, std::int64_t channel, std::int64_t begin,
+                               std::int64_t end) {
+        float* const to = block + row * windows.window_width * step + channel * width;
+        for (std::int64_t tap = begin; tap < end; ++tap) {
+          add_row<vectors>(to + tap * step, gradients + (done + column - tap - x) * width);
         }
-      });
+      };
+      for_each_bit(windows, words, image_row, x, x + spanned - 1, add_bit);
     }
     done += spanned;
   }
