@@ -29,7 +29,7 @@ struct Costs {
   float next_weight;  ///< the same, a weight's gradient: the next bit often adds to it, too
   float bit_scatter;  ///< scattering: adding one vector
 };
-constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 28, 2};
+constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 15, 2};
 
 /// Multiply-adds below which a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 18;

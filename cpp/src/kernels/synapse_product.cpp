@@ -151,12 +151,12 @@ void scatter_panel(const GatherProduct& product, const PanelLayout& layout, cons
       const float* const panel =
           product.panels + layout.panel(task.group, term, task.first_column + column);
       if (term == 0) {
-        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end,
-                                 panel, to, task.stride);
+        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end, panel,
+                                 to, task.stride);
       } else {
         constexpr std::int64_t block_stride = vectors * lanes;
-        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end,
-                                 panel, memory.block, block_stride);
+        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end, panel,
+                                 memory.block, block_stride);
         for (std::int64_t r = 0; r < rows; ++r) {
           add_row<vectors>(to + r * task.stride, memory.block + r * block_stride);
         }

@@ -46,9 +46,8 @@ class ColumnOfBit {
 /// by windows whose first column is in [left, right]: they see it through their columns
 /// [begin, end). `column` counts from the padding's first.
 template <typename Visit>
-H2LEARN_INLINE void for_each_bit(const Windows& windows, const std::uint64_t* words,
-                                 std::int64_t y, std::int64_t left, std::int64_t right,
-                                 Visit visit) {
+H2LEARN_INLINE void for_each_bit(const Windows& windows, const std::uint64_t* words, std::int64_t y,
+                                 std::int64_t left, std::int64_t right, Visit visit) {
   const ColumnOfBit column_of(windows.channels);
   const std::int64_t row = y * windows.image_width * windows.channels;
   const std::int64_t first = most(0, left - windows.left) * windows.channels;
@@ -122,10 +121,9 @@ inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::i
       for (std::int64_t row = first_row; row < last_row; ++row) {
         const std::int64_t x_begin = most(first_column, first_tap - row * taps);
         const std::int64_t x_end = least(last_column, last_tap - row * taps);
-        const float* weights = panel + first_weight * vectors * lanes +
-                               ((row - first_row) * taps + x_begin) * step;
-        float* sum =
-            sums + (first_sum - (row - first_row) * windows.width - x_begin) * stride;
+        const float* weights =
+            panel + first_weight * vectors * lanes + ((row - first_row) * taps + x_begin) * step;
+        float* sum = sums + (first_sum - (row - first_row) * windows.width - x_begin) * stride;
         for (std::int64_t x = x_begin; x < x_end; ++x) {
           add_row<vectors>(sum, weights);
           weights += step;
@@ -141,8 +139,8 @@ inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::i
 /// for one panel of their gradients. `block` is memory for [fan-in] rows of a panel.
 template <int vectors>
 inline void scatter_gradients(const GatheredRows& from, std::int64_t plane, std::int64_t first,
-                              std::int64_t count, const float* gradients, float* block,
-                              float* sums, std::int64_t stride, bool is_first) {
+                              std::int64_t count, const float* gradients, float* block, float* sums,
+                              std::int64_t stride, bool is_first) {
   constexpr std::int64_t width = vectors * lanes;
   const Windows windows = from.windows;
   const std::int64_t step = windows.channels * width;  // from one tap to the next
