@@ -57,10 +57,16 @@ def build(shape, classes):
 MORTAL_OPTIONS = ("train", *SMALL, "--epochs", "3", "--model", "mine.py:build")
 
 
+def _hear_interrupts():
+    """A job in the background of a script inherits that SIGINT is ignored; a person's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_python(*arguments, cwd, **environment):
     """A process of its own, for signals and for what happens on import."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
+        preexec_fn=_hear_interrupts,
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": PACKAGE_FOLDER} | environment,
         capture_output=True,

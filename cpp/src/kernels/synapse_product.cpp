@@ -2,8 +2,9 @@
 //
 // A task is a block of rows times a chunk of columns of one group. For each plane, block after
 // block of fan-in is gathered, prepared for the kernel that suits it, and multiplied with every
-// panel while it is in cache; or, where multiplying densely pays and the rows are windows, these
-// are multiplied in place. The sums stay in the thread's own memory until they are finished.
+// panel while it is in cache. Rows that are windows are not gathered where multiplying them in
+// place pays, or scattering their bits. The sums stay in the thread's own memory until they are
+// finished.
 #include "kernels/synapse_product.hpp"
 
 #include "kernels/synapse_panels.hpp"
