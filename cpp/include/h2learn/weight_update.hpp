@@ -1,5 +1,6 @@
 // Weight gradient, dW = S^T . dU summed over images and positions: the weight-update engine's
-// work.
+// work. The order of its additions is part of the contract as the forward pass's is, and written in
+// src/summation.hpp.
 #pragma once
 
 #include <cstdint>
