@@ -43,6 +43,17 @@ std::int64_t bind_pack(const Floats& dense, Words& out) {
   return pack(values, rows, features, words);
 }
 
+void bind_pack_nonzero(const Floats& dense, Words& out) {
+  require_rank("dense", dense, 2);
+  const std::int64_t rows = dense.shape(0);
+  const std::int64_t features = dense.shape(1);
+  require_size("out", out, rows * words_for(features));
+  std::uint64_t* const words = mutable_words_of(out);
+  const float* const values = dense.data();
+  const py::gil_scoped_release unlocked;
+  pack_nonzero(values, rows, features, words);
+}
+
 void bind_unpack(const Words& words, std::int64_t features, float scale, Floats& out) {
   const PackedView view = view_of(words, features);
   require_size("out", out, view.rows * features);
@@ -98,6 +109,9 @@ void bind_spikes(py::module_& m) {
   m.def("pack", &bind_pack, py::arg("dense").noconvert(), py::arg("out").noconvert(),
         "Packs float32[rows, features] of zeros and ones into int64[rows, words]; returns the\n"
         "flat index of the first element that is neither, or -1.");
+  m.def("pack_nonzero", &bind_pack_nonzero, py::arg("dense").noconvert(),
+        py::arg("out").noconvert(),
+        "Packs where float32[rows, features] are not zero into int64[rows, words].");
   m.def("unpack", &bind_unpack, py::arg("words").noconvert(), py::arg("features"), py::arg("scale"),
         py::arg("out").noconvert(),
         "Writes scale * count of words[planes, rows, words] into float32[rows, features].");

@@ -13,9 +13,9 @@ namespace {
 
 /// The kernels of the target in use; the scalar ones are the reference itself.
 const SpikesKernels& kernels() {
-  static constexpr SpikesKernels scalar = {&reference::pack, &reference::unpack,
-                                           &reference::popcount, &reference::transpose_matrices,
-                                           &reference::transpose_bits};
+  static constexpr SpikesKernels scalar = {
+      &reference::pack,     &reference::pack_nonzero,       &reference::unpack,
+      &reference::popcount, &reference::transpose_matrices, &reference::transpose_bits};
   return active_target() == Target::scalar ? scalar : detail::pick_spikes();
 }
 
@@ -46,6 +46,13 @@ std::int64_t pack(const float* dense, std::int64_t rows, std::int64_t features,
   std::int64_t index = 0;
   while (dense[index] == 0.0F || dense[index] == 1.0F) ++index;
   return index;
+}
+
+void pack_nonzero(const float* dense, std::int64_t rows, std::int64_t features,
+                  std::uint64_t* words) {
+  require_between("rows", rows, 0, most_elements);
+  require_between("features", features, 0, most_elements);
+  kernels().pack_nonzero(dense, rows, features, words);
 }
 
 void unpack(const PackedView& packed, float scale, float* dense) {

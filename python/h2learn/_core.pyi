@@ -2,10 +2,11 @@
 C++ core of h2learn. Private: use the h2learn package.
 """
 from __future__ import annotations
+import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Geometry', 'PoolGeometry', 'SomaOptions', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'forward_dense', 'forward_packed', 'max_pool', 'max_pool_backward', 'max_threads', 'pack', 'popcount', 'popcount_rows', 'set_target', 'soma_backward', 'soma_forward', 'transpose_bits', 'transpose_features', 'unpack', 'weight_update_dense', 'weight_update_packed']
+__all__: list[str] = ['BackwardEngine', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_update_dense', 'weight_update_packed']
 class SomaOptions:
     """
     Options of a neuron; checked when made, read-only.
@@ -143,6 +144,232 @@ class PoolGeometry:
     @property
     def stride_width(self) -> int:
         ...
+class TableEngine:
+    tables: bool
+    @property
+    def columns(self) -> int:
+        ...
+    @columns.setter
+    def columns(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def inputs(self) -> int:
+        ...
+    @inputs.setter
+    def inputs(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def psum_banks(self) -> int:
+        ...
+    @psum_banks.setter
+    def psum_banks(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def psum_bytes(self) -> int:
+        ...
+    @psum_bytes.setter
+    def psum_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def rows(self) -> int:
+        ...
+    @rows.setter
+    def rows(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def spikes_banks(self) -> int:
+        ...
+    @spikes_banks.setter
+    def spikes_banks(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def spikes_bytes(self) -> int:
+        ...
+    @spikes_bytes.setter
+    def spikes_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def tables_bytes(self) -> int:
+        ...
+    @tables_bytes.setter
+    def tables_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class ForwardEngine(TableEngine):
+    @property
+    def weights_banks(self) -> int:
+        ...
+    @weights_banks.setter
+    def weights_banks(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def weights_bytes(self) -> int:
+        ...
+    @weights_bytes.setter
+    def weights_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class UpdateEngine(TableEngine):
+    compact: bool
+    @property
+    def gradients_banks(self) -> int:
+        ...
+    @gradients_banks.setter
+    def gradients_banks(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def gradients_bytes(self) -> int:
+        ...
+    @gradients_bytes.setter
+    def gradients_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class LaneEngine:
+    @property
+    def lanes(self) -> int:
+        ...
+    @lanes.setter
+    def lanes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def latency_cycles(self) -> int:
+        ...
+    @latency_cycles.setter
+    def latency_cycles(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class GradientUnit(LaneEngine):
+    @property
+    def buffer_bytes(self) -> int:
+        ...
+    @buffer_bytes.setter
+    def buffer_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class BackwardEngine:
+    input_sparsity: bool
+    output_sparsity: bool
+    @property
+    def encode_cycles(self) -> int:
+        ...
+    @encode_cycles.setter
+    def encode_cycles(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def gradients_bytes(self) -> int:
+        ...
+    @gradients_bytes.setter
+    def gradients_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def groups(self) -> int:
+        ...
+    @groups.setter
+    def groups(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def lanes(self) -> int:
+        ...
+    @lanes.setter
+    def lanes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def psum_bytes(self) -> int:
+        ...
+    @psum_bytes.setter
+    def psum_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def slice(self) -> int:
+        ...
+    @slice.setter
+    def slice(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def tile_rows(self) -> int:
+        ...
+    @tile_rows.setter
+    def tile_rows(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def weights_banks(self) -> int:
+        ...
+    @weights_banks.setter
+    def weights_banks(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def weights_bytes(self) -> int:
+        ...
+    @weights_bytes.setter
+    def weights_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class Dram:
+    @property
+    def burst_bytes(self) -> int:
+        ...
+    @burst_bytes.setter
+    def burst_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def bytes_per_cycle(self) -> int:
+        ...
+    @bytes_per_cycle.setter
+    def bytes_per_cycle(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def latency_cycles(self) -> int:
+        ...
+    @latency_cycles.setter
+    def latency_cycles(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class Machine:
+    compressed_gradients: bool
+    membrane: str
+    schedule: str
+    def __init__(self) -> None:
+        ...
+    def validate(self) -> None:
+        ...
+    @property
+    def backward(self) -> BackwardEngine:
+        ...
+    @property
+    def dram(self) -> Dram:
+        ...
+    @property
+    def forward(self) -> ForwardEngine:
+        ...
+    @property
+    def gradient(self) -> GradientUnit:
+        ...
+    @property
+    def membrane_bytes(self) -> int:
+        ...
+    @membrane_bytes.setter
+    def membrane_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def parts(self) -> int:
+        ...
+    @parts.setter
+    def parts(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def soma(self) -> LaneEngine:
+        ...
+    @property
+    def state_bytes(self) -> int:
+        ...
+    @state_bytes.setter
+    def state_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def update(self) -> UpdateEngine:
+        ...
+    @property
+    def value_bytes(self) -> int:
+        ...
+    @value_bytes.setter
+    def value_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class LayerWork:
+    def __init__(self, *, name: str, geometry: Geometry, timesteps: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, inputs: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None, nonzero: numpy.typing.NDArray[numpy.int64] | None, input_gradient: bool, weight_gradient: bool, neurons: bool, membrane: bool) -> None:
+        ...
 def active_target() -> str:
     """
     The target in use.
@@ -179,6 +406,10 @@ def count_pool(geometry: PoolGeometry, words: numpy.typing.NDArray[numpy.int64],
     """
     Counts of spikes in each window: words[rows, words] to out[planes, rows, out_words].
     """
+def counter_names() -> list[str]:
+    ...
+def engine_names() -> list[str]:
+    ...
 def forward_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     out[images, positions, out_channels] from analog inputs[images, positions, channels].
@@ -186,6 +417,18 @@ def forward_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32
 def forward_packed(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], scale: typing.SupportsFloat | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, lut_inputs: typing.SupportsInt | typing.SupportsIndex, lut_rows: typing.SupportsInt | typing.SupportsIndex, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     out[rows, positions, out_channels] from packed spikes int64[planes, rows, words].
+    """
+def hardware_backward(geometry: Geometry, grad_currents: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], mask: numpy.typing.NDArray[numpy.int64] | None, precision: str, out: numpy.typing.NDArray[numpy.float32]) -> None:
+    """
+    out[images, positions, in_channels] of the backward engine, +0 where mask has no bit.
+    """
+def hardware_forward(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], plane_weights: numpy.typing.NDArray[numpy.float32], scale: typing.SupportsFloat | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, precision: str, rows: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, tables: bool, out: numpy.typing.NDArray[numpy.float32]) -> None:
+    """
+    out[rows, positions, out_channels] of the forward engine from int64[planes, rows, words].
+    """
+def hardware_update(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], plane_weights: numpy.typing.NDArray[numpy.float32], scale: typing.SupportsFloat | typing.SupportsIndex, grad_currents: numpy.typing.NDArray[numpy.float32], timesteps: typing.SupportsInt | typing.SupportsIndex, samples: typing.SupportsInt | typing.SupportsIndex, precision: str, rows: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, tables: bool, columns: typing.SupportsInt | typing.SupportsIndex, spikes_bytes: typing.SupportsInt | typing.SupportsIndex, parts: typing.SupportsInt | typing.SupportsIndex, compact: bool, out: numpy.typing.NDArray[numpy.float32]) -> None:
+    """
+    out, in the weight's order, of the weight-update engine; a row of words and of grad_currents is timestep * samples + sample.
     """
 def max_pool(geometry: PoolGeometry, words: numpy.typing.NDArray[numpy.int64], out: numpy.typing.NDArray[numpy.int64]) -> None:
     """
@@ -204,6 +447,12 @@ def pack(dense: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[n
     Packs float32[rows, features] of zeros and ones into int64[rows, words]; returns the
     flat index of the first element that is neither, or -1.
     """
+def pack_nonzero(dense: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.int64]) -> None:
+    """
+    Packs where float32[rows, features] are not zero into int64[rows, words].
+    """
+def pass_names() -> list[str]:
+    ...
 def popcount(words: numpy.typing.NDArray[numpy.int64]) -> int:
     """
     Set bits of an int64 array of any shape.
@@ -216,6 +465,8 @@ def set_target(name: str) -> None:
     """
     Forces a target for the whole process; 'auto' returns to the choice at start.
     """
+def simulate(machine: Machine, layers: collections.abc.Sequence[LayerWork], *, clocked: bool = False, tiles: bool = True) -> dict[str, typing.Any]:
+    ...
 def soma_backward(options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, features: typing.SupportsInt | typing.SupportsIndex, *, grad_spikes: numpy.typing.NDArray[numpy.float32], grad_last: numpy.typing.NDArray[numpy.float32] | None = None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None = None, membrane: numpy.typing.NDArray[numpy.float32] | None = None, currents: numpy.typing.NDArray[numpy.float32] | None = None, initial: numpy.typing.NDArray[numpy.float32] | None = None, grad_currents: numpy.typing.NDArray[numpy.float32], grad_initial: numpy.typing.NDArray[numpy.float32] | None = None, want_decay: bool = False, want_threshold: bool = False) -> tuple[float, float]:
     """
     Gradients of the currents and, where asked, of the initial membrane; returns the
@@ -226,6 +477,8 @@ def soma_forward(options: SomaOptions, steps: typing.SupportsInt | typing.Suppor
     currents[T, B, F] to spikes[T, B, words] and, where not None, mask, membrane[T, B, F]
     and last[B, F]. ValueError names the first current that is not finite.
     """
+def tile_fields() -> list[str]:
+    ...
 def transpose_bits(bits: numpy.typing.NDArray[numpy.int64], columns: typing.SupportsInt | typing.SupportsIndex, out: numpy.typing.NDArray[numpy.int64]) -> None:
     """
     Transposes the bit matrix bits[rows, words] into out[columns, words].

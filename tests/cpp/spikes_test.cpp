@@ -79,6 +79,31 @@ TEST(Spikes, MinusZeroIsZero) {
   });
 }
 
+TEST(Spikes, PackNonzeroMarksAllThatIsNotZero) {
+  const std::vector<float> values = {0.0F,
+                                     -0.0F,
+                                     1.0F,
+                                     -0.25F,
+                                     std::numeric_limits<float>::denorm_min(),
+                                     std::numeric_limits<float>::quiet_NaN(),
+                                     -std::numeric_limits<float>::infinity()};
+  for (std::int64_t features : feature_counts) {
+    SCOPED_TRACE(features);
+    Floats dense;
+    for (std::int64_t i = 0; i < 5 * features; ++i) dense.push_back(values[size(i % 7)]);
+    on_each_target([&] {
+      Words words(size(5 * words_for(features)), ~std::uint64_t{0});
+      pack_nonzero(dense.data(), 5, features, words.data());
+      for (std::int64_t r = 0; r < 5; ++r) {
+        for (std::int64_t f = 0; f < 64 * words_for(features); ++f) {
+          const bool expected = f < features && (r * features + f) % 7 >= 2;
+          ASSERT_EQ(bit(words, r, features, f), expected) << "row " << r << " bit " << f;
+        }
+      }
+    });
+  }
+}
+
 TEST(Spikes, UnpackMultipliesTheCountOfThePlanesByTheScale) {
   for (std::int64_t features : feature_counts) {
     const Words words = random_words(3 * 2, features, 0.5, 3);  // [planes, rows, words]
@@ -171,6 +196,11 @@ TEST(Spikes, LargeTensorsAreTheSameOnEveryTargetAndNumberOfThreads) {
     pack(dense.data(), rows, features, words.data());
     return words;
   });
+  expect_same_everywhere([&] {
+    Words words(size(rows * words_for(features)));
+    pack_nonzero(dense.data(), rows, features, words.data());
+    return words;
+  });
   const Words words = random_words(rows, features, 0.2, 7);
   const PackedView view{words.data(), 1, rows, features};
   expect_same_everywhere([&] {
@@ -208,6 +238,8 @@ TEST(Spikes, OneBadElementAmongManyIsFoundByEveryThread) {
 TEST(Spikes, EmptyTensorsAreFine) {
   on_each_target([&] {
     EXPECT_EQ(pack(nullptr, 0, 10, nullptr), -1);
+    pack_nonzero(nullptr, 0, 10, nullptr);
+    pack_nonzero(nullptr, 3, 0, nullptr);
     EXPECT_EQ(popcount({nullptr, 1, 0, 10}), 0);
     unpack({nullptr, 1, 3, 0}, 1.0F, nullptr);
   });
@@ -218,6 +250,8 @@ TEST(Spikes, BadInputIsRefused) {
   float value = 0.0F;
   expect_refused([&] { pack(&value, -1, 1, &word); }, {"rows", "-1"});
   expect_refused([&] { pack(&value, 1, -2, &word); }, {"features", "-2"});
+  expect_refused([&] { pack_nonzero(&value, -1, 1, &word); }, {"rows", "-1"});
+  expect_refused([&] { pack_nonzero(&value, 1, -2, &word); }, {"features", "-2"});
   expect_refused([&] { unpack({&word, 0, 1, 1}, 1.0F, &value); }, {"planes", "1 and 24", "got 0"});
   expect_refused([&] { unpack({&word, 25, 1, 1}, 1.0F, &value); }, {"planes", "got 25"});
   const float infinity = std::numeric_limits<float>::infinity();

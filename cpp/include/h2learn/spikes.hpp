@@ -42,6 +42,11 @@ struct PackedView {
 std::int64_t pack(const float* dense, std::int64_t rows, std::int64_t features,
                   std::uint64_t* words);
 
+/// Packs where float rows `dense[rows, features]` are not zero into `words[rows, words_per_row]`.
+/// -0 is zero; NaN is not.
+void pack_nonzero(const float* dense, std::int64_t rows, std::int64_t features,
+                  std::uint64_t* words);
+
 /// Writes value = scale * count, `dense[rows, features]`.
 void unpack(const PackedView& packed, float scale, float* dense);
 

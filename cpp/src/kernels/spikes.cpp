@@ -63,6 +63,33 @@ bool pack(const float* dense, std::int64_t rows, std::int64_t features, std::uin
   return binary;
 }
 
+/// Packs where `count` floats, at most 64, are not zero.
+H2LEARN_INLINE std::uint64_t nonzero_word(const float* dense, std::int64_t count) {
+  std::uint64_t zeros = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < vectors; ++i) {
+    const std::int64_t left = count - i * lanes;
+    if (left <= 0) break;
+    const Floats value =
+        left >= lanes ? load(dense + i * lanes) : load_first(dense + i * lanes, left);
+    zeros |= bits_of(equal(value, Floats{})) << (i * lanes);
+  }
+  return ~zeros & low_bits(count);
+}
+
+void pack_nonzero(const float* dense, std::int64_t rows, std::int64_t features,
+                  std::uint64_t* words) {
+  const std::int64_t row_words = words_of_row(features);
+#pragma omp parallel for schedule(static) if (rows * features >= parallel_from_floats)
+  for (std::int64_t i = 0; i < rows * row_words; ++i) {
+    const std::int64_t first = i % row_words * block;
+    const std::int64_t left = features - first;
+    const float* const from = dense + i / row_words * features + first;
+    // The constant lets the compiler drop the checks for a row's end from the usual case.
+    words[i] = left >= block ? nonzero_word(from, block) : nonzero_word(from, left);
+  }
+}
+
 /// Everything that unpacking one word needs to know.
 struct Unpack {
   const std::uint64_t* words = nullptr;
@@ -232,7 +259,7 @@ void transpose_bits(const std::uint64_t* bits, std::int64_t rows, std::int64_t c
 
 }  // namespace
 
-extern const SpikesKernels spikes = {&pack, &unpack, &popcount, &transpose_matrices,
-                                     &transpose_bits};
+extern const SpikesKernels spikes = {&pack,     &pack_nonzero,       &unpack,
+                                     &popcount, &transpose_matrices, &transpose_bits};
 
 }  // namespace h2learn::H2LEARN_TARGET

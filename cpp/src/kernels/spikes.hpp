@@ -9,6 +9,8 @@ namespace h2learn {
 
 struct SpikesKernels {
   bool (*pack)(const float* dense, std::int64_t rows, std::int64_t features, std::uint64_t* words);
+  void (*pack_nonzero)(const float* dense, std::int64_t rows, std::int64_t features,
+                       std::uint64_t* words);
   void (*unpack)(const PackedView& packed, float scale, float* dense);
   std::int64_t (*popcount)(const std::uint64_t* words, std::int64_t count);
   void (*transpose_matrices)(const std::uint64_t* bits, std::int64_t matrices, std::int64_t words,

@@ -29,6 +29,17 @@ bool pack(const float* dense, std::int64_t rows, std::int64_t features, std::uin
   return true;
 }
 
+void pack_nonzero(const float* dense, std::int64_t rows, std::int64_t features,
+                  std::uint64_t* words) {
+  const std::int64_t row_words = words_for(features);
+  std::fill_n(words, rows * row_words, std::uint64_t{0});
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t f = 0; f < features; ++f) {
+      if (dense[r * features + f] != 0.0F) set_bit(words + r * row_words, f);
+    }
+  }
+}
+
 void unpack(const PackedView& packed, float scale, float* dense) {
   for (std::int64_t r = 0; r < packed.rows; ++r) {
     for (std::int64_t f = 0; f < packed.features; ++f) {

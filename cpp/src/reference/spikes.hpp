@@ -8,6 +8,9 @@ namespace h2learn::reference {
 /// False when an element is neither 0 nor 1; the words are then unspecified.
 bool pack(const float* dense, std::int64_t rows, std::int64_t features, std::uint64_t* words);
 
+void pack_nonzero(const float* dense, std::int64_t rows, std::int64_t features,
+                  std::uint64_t* words);
+
 void unpack(const PackedView& packed, float scale, float* dense);
 
 /// Set bits of `count` words.
