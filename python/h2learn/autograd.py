@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from h2learn import ops, recording
+from h2learn import datapath, numerics, ops, recording
 from h2learn.spikes import SpikeTensor, channels_first, channels_last
 from h2learn.surrogate import Surrogate
 
@@ -47,7 +47,10 @@ def as_float32(value: Any, name: str) -> Tensor:
 
 
 class _Synapse(torch.autograd.Function):
-    """Linear and convolution layers. Saves the inputs as they are (packed if packed)."""
+    """Linear and convolution layers. Saves the inputs as they are (packed if packed).
+
+    With an `arithmetic` the accelerator's engines compute, in place of the kernel.
+    """
 
     @staticmethod
     def forward(
@@ -58,49 +61,71 @@ class _Synapse(torch.autograd.Function):
         lead: int,
         shape: list[int],
         kernel: str,
+        arithmetic: numerics.Arithmetic | None,
     ) -> Tensor:
-        ctx.lead, ctx.shape, ctx.kernel = lead, shape, kernel
+        ctx.lead, ctx.shape, ctx.kernel, ctx.arithmetic = lead, shape, kernel, arithmetic
         ctx.save_for_backward(inputs, weight)
         # Direct encoding repeats one analog image over time (stride 0): compute it once.
-        ctx.repeats = _repeats(inputs, lead)
-        if isinstance(inputs, SpikeTensor):
+        ctx.repeats = repeats_over_time(inputs, lead)
+        if arithmetic is not None:
+            currents = _hardware_currents(
+                arithmetic, inputs, ctx.repeats, weight, bias, lead, shape
+            )
+        elif isinstance(inputs, SpikeTensor):
             currents = ops.forward_packed(inputs.rows(), inputs.scale, weight, bias, shape, kernel)
         else:
             images = channels_last(inputs[:1] if ctx.repeats else inputs, lead)
             currents = ops.forward_dense(images, weight, bias, shape, kernel)
         if recording.listening():
-            ctx.owner = recording.owner()
+            ctx.owner, ctx.call = recording.owner(), recording.new_call()
             rows = math.prod(inputs.shape[:lead])
             kept = _kept_of_inputs(inputs) if any(ctx.needs_input_grad) else ()
             recording.record(
-                recording.SynapseForward(ctx.owner, tuple(shape), lead, rows, inputs, kept)
+                recording.SynapseForward(
+                    ctx.owner, tuple(shape), lead, rows, inputs, kept, ctx.call
+                )
             )
         if ctx.repeats:
             currents = currents.expand(inputs.shape[0], *currents.shape).flatten(0, 1)
-        return currents  # type: ignore[no-any-return]
+        return currents
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
-        lead, shape, kernel = ctx.lead, ctx.shape, ctx.kernel
+        lead, shape, kernel, arithmetic = ctx.lead, ctx.shape, ctx.kernel, ctx.arithmetic
         want_inputs, want_weight, want_bias = ctx.needs_input_grad[:3]
         grad_currents = as_float32(grad, "gradient at the currents").contiguous()
         rows = grad_currents.shape[0]
         listening = recording.listening()
-        owner = getattr(ctx, "owner", None)
+        owner, call = getattr(ctx, "owner", None), getattr(ctx, "call", None)
 
         grad_inputs = grad_weight = grad_bias = None
+        if want_bias:
+            grad_bias = ops.bias_update(grad_currents)
+        if arithmetic is not None:
+            # As the gradient unit writes it: one that underflows is zero for the engines, and so
+            # it is for who records what they had to do.
+            grad_currents = datapath.rounded(grad_currents, arithmetic.precision)
         if want_inputs:
             mask = inputs.mask_rows() if isinstance(inputs, SpikeTensor) else None
-            flat = ops.backward(grad_currents, weight, mask, shape, kernel)
+            if arithmetic is not None:
+                flat = datapath.hardware_backward(
+                    grad_currents, weight, mask, shape, arithmetic.precision
+                )
+            else:
+                flat = ops.backward(grad_currents, weight, mask, shape, kernel)
             grad_inputs = channels_first(flat, inputs.shape[:lead], inputs.shape[lead:])
             if listening:
                 recording.record(
-                    recording.SynapseBackward(owner, tuple(shape), rows, mask, grad_currents)
+                    recording.SynapseBackward(owner, tuple(shape), rows, mask, grad_currents, call)
                 )
         if want_weight:
-            if isinstance(inputs, SpikeTensor):
+            if arithmetic is not None:
+                grad_weight = _hardware_update(
+                    arithmetic, inputs, ctx.repeats, grad_currents, lead, shape
+                )
+            elif isinstance(inputs, SpikeTensor):
                 grad_weight = ops.weight_update_packed(
                     inputs.rows(), inputs.scale, grad_currents, shape, kernel
                 )
@@ -117,14 +142,56 @@ class _Synapse(torch.autograd.Function):
             grad_weight = grad_weight.view(weight.shape)
             if listening:
                 recording.record(
-                    recording.WeightUpdate(owner, tuple(shape), lead, rows, inputs, grad_currents)
+                    recording.WeightUpdate(
+                        owner, tuple(shape), lead, rows, inputs, grad_currents, call
+                    )
                 )
-        if want_bias:
-            grad_bias = ops.bias_update(grad_currents)
-        return grad_inputs, grad_weight, grad_bias, None, None, None
+        return grad_inputs, grad_weight, grad_bias, None, None, None, None
 
 
-def _repeats(inputs: Tensor, lead: int) -> bool:
+def _hardware_currents(
+    arithmetic: numerics.Arithmetic,
+    inputs: Tensor,
+    repeats: bool,
+    weight: Tensor,
+    bias: Tensor | None,
+    lead: int,
+    shape: list[int],
+) -> Tensor:
+    """Currents [R, P_out, N] of the forward engine."""
+    if isinstance(inputs, SpikeTensor):
+        return datapath.hardware_forward_packed(  # type: ignore[no-any-return]
+            inputs.rows(), inputs.scale, weight, bias, shape, arithmetic.precision,
+            arithmetic.forward,
+        )  # fmt: skip
+    return datapath.hardware_forward_dense(  # type: ignore[no-any-return]
+        channels_last(inputs[:1] if repeats else inputs, lead), arithmetic.analog_bits, weight,
+        bias, shape, arithmetic.precision, arithmetic.forward,
+    )  # fmt: skip
+
+
+def _hardware_update(
+    arithmetic: numerics.Arithmetic,
+    inputs: Tensor,
+    repeats: bool,
+    grad_currents: Tensor,
+    lead: int,
+    shape: list[int],
+) -> Tensor:
+    """Weight gradient of the weight-update engine; with `lead` 1 a call is one timestep."""
+    timesteps = inputs.shape[0] if lead > 1 else 1
+    if isinstance(inputs, SpikeTensor):
+        return datapath.hardware_update_packed(  # type: ignore[no-any-return]
+            inputs.rows(), inputs.scale, grad_currents, timesteps, shape, arithmetic.precision,
+            arithmetic.update,
+        )  # fmt: skip
+    return datapath.hardware_update_dense(  # type: ignore[no-any-return]
+        channels_last(inputs[:1] if repeats else inputs, lead), arithmetic.analog_bits,
+        grad_currents, timesteps, shape, arithmetic.precision, arithmetic.update,
+    )  # fmt: skip
+
+
+def repeats_over_time(inputs: Tensor, lead: int) -> bool:
     """Whether a dense input is one image repeated over its first leading dimension."""
     return (
         lead > 1
@@ -167,7 +234,8 @@ def synapse(
         inputs = inputs.to_dense()
     weight = as_float32(weight, "weight")
     bias = None if bias is None else as_float32(bias, "bias")
-    currents = _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel)  # type: ignore[no-untyped-call]
+    arithmetic = numerics.active()
+    currents = _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel, arithmetic)  # type: ignore[no-untyped-call]
     # The view is taken out here: torch forbids writing into a view made inside a Function.
     features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], *ops.out_size(shape))
     return channels_first(currents, inputs.shape[:lead], features)
@@ -232,7 +300,11 @@ class _Soma(torch.autograd.Function):
         if recording.listening():
             ctx.owner = recording.owner()
             held = tuple(recording.Kept(t, currents.numel()) for t in kept[:4] if t is not None)
-            recording.record(recording.SomaForward(ctx.owner, spikes, held if want_grad else ()))
+            recording.record(
+                recording.SomaForward(
+                    ctx.owner, spikes, held if want_grad else (), needs_membrane or want_decay
+                )
+            )
         if not keep_last:
             ctx.mark_non_differentiable(last)
         return spikes, last

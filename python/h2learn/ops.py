@@ -21,19 +21,23 @@ import torch
 from torch import Tensor
 
 from h2learn import _core
+from h2learn.shapes import Geometry, core_geometry, geometry, out_size, words_for
 
 __all__ = [
     "Geometry",
     "average_pool_backward",
     "backward",
     "bias_update",
+    "core_geometry",
     "count_pool",
     "forward_dense",
     "forward_packed",
     "geometry",
     "max_pool",
     "max_pool_backward",
+    "out_size",
     "pack",
+    "pack_nonzero",
     "popcount",
     "soma_backward",
     "soma_forward",
@@ -41,17 +45,9 @@ __all__ = [
     "unpack",
     "weight_update_dense",
     "weight_update_packed",
+    "words_for",
 ]
 
-Geometry = tuple[int, ...]
-"""in_channels, in_height, in_width, out_channels, kernel, stride, padding, dilation (two
-each: height, width), groups: thirteen integers, as `geometry` puts them."""
-
-_GEOMETRY_FIELDS = (
-    "in_channels", "in_height", "in_width", "out_channels",
-    "kernel_height", "kernel_width", "stride_height", "stride_width",
-    "padding_height", "padding_width", "dilation_height", "dilation_width", "groups",
-)  # fmt: skip
 _POOL_FIELDS = (
     "channels", "in_height", "in_width",
     "kernel_height", "kernel_width", "stride_height", "stride_width",
@@ -63,28 +59,6 @@ LUT_UPDATE_INPUTS = 5
 """Positions a weight-update table covers, likewise."""
 LUT_ROWS = 32
 """Tables that feed one adder tree, likewise."""
-
-
-def geometry(
-    in_channels: int,
-    in_size: tuple[int, int],
-    out_channels: int,
-    kernel: tuple[int, int] = (1, 1),
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-) -> Geometry:
-    """The thirteen integers that describe a synapse to the operators."""
-    return (
-        in_channels, *in_size, out_channels, *kernel, *stride, *padding, *dilation, groups,
-    )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=1024)
-def core_geometry(shape: Geometry) -> _core.Geometry:
-    """The core's object for it. Raises ValueError naming the field that is impossible."""
-    return _core.Geometry(**dict(zip(_GEOMETRY_FIELDS, shape, strict=True)))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -125,20 +99,6 @@ def _array(tensor: Tensor) -> Any:
 
 def _optional(tensor: Tensor | None) -> Any:
     return None if tensor is None else _array(tensor)
-
-
-def words_for(features: int) -> int:
-    """64-bit words that hold `features` bits."""
-    return (features + 63) // 64
-
-
-def out_size(shape: Sequence[int]) -> tuple[int, int]:
-    """Output height and width of the synapse `shape` describes."""
-    (_, height, width, _, kh, kw, sh, sw, ph, pw, dh, dw, _) = shape
-    return (
-        (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1,
-        (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1,
-    )
 
 
 def pool_out_size(shape: Sequence[int]) -> tuple[int, int]:
@@ -182,6 +142,14 @@ def pack(dense: Tensor) -> Tensor:
             f"spikes must be 0 or 1, got {dense.reshape(-1)[bad].item()} at flat index {bad} "
             "(features channels-last)"
         )
+    return words
+
+
+@_operator("pack_nonzero(Tensor dense) -> Tensor", _pack_fake)
+def pack_nonzero(dense: Tensor) -> Tensor:
+    """Float32 [R, F] -> words [R, W] with a bit wherever `dense` is not zero."""
+    words = _pack_fake(dense)
+    _core.pack_nonzero(_array(dense), words.numpy())
     return words
 
 

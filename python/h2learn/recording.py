@@ -9,6 +9,7 @@ cost is one test of an empty tuple.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Kept:
 class SynapseForward:
     """Currents were computed from `inputs` [*lead, ...], packed or analog; R = `rows` images.
 
-    `kept`: what the layer keeps for the backward pass beyond its parameters.
+    `kept`: what the layer keeps for the backward pass beyond its parameters. `call`: a number that
+    the events of this call's backward pass bear too.
     """
 
     owner: nn.Module | None
@@ -54,13 +56,15 @@ class SynapseForward:
     rows: int
     inputs: SpikeTensor | Tensor
     kept: tuple[Kept, ...]
+    call: int
 
 
 @dataclass(frozen=True)
 class SynapseBackward:
     """The gradient at the inputs was computed from grad_currents [R, P_out, N].
 
-    `mask` [R, W]: where it was needed, None for everywhere.
+    `mask` [R, W]: where it was needed, None for everywhere. `call`: that of the forward pass, None
+    if nobody listened to it.
     """
 
     owner: nn.Module | None
@@ -68,11 +72,15 @@ class SynapseBackward:
     rows: int
     mask: Tensor | None
     grad_currents: Tensor
+    call: int | None
 
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """The weight gradient was computed from the inputs and grad_currents [R, P_out, N]."""
+    """The weight gradient was computed from the inputs and grad_currents [R, P_out, N].
+
+    `call` as in `SynapseBackward`; both carry the same tensor.
+    """
 
     owner: nn.Module | None
     shape: Geometry
@@ -80,15 +88,20 @@ class WeightUpdate:
     rows: int
     inputs: SpikeTensor | Tensor
     grad_currents: Tensor
+    call: int | None
 
 
 @dataclass(frozen=True)
 class SomaForward:
-    """Neurons ran: `spikes` came out; `kept` as in `SynapseForward`."""
+    """Neurons ran: `spikes` came out; `kept` as in `SynapseForward`.
+
+    `membrane`: their gradient needs the membrane potential.
+    """
 
     owner: nn.Module | None
     spikes: SpikeTensor
     kept: tuple[Kept, ...]
+    membrane: bool
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,7 @@ class Listener(Protocol):
 
 _listeners: tuple[Listener, ...] = ()
 _current = threading.local()
+_calls = itertools.count()
 
 
 def listening() -> bool:
@@ -133,6 +147,11 @@ def listen(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners = tuple(other for other in _listeners if other is not listener)
+
+
+def new_call() -> int:
+    """A number for one forward call of a synapse layer, by which its backward pass is known."""
+    return next(_calls)
 
 
 def owner() -> nn.Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from h2learn import SpikeTensor, ops
+from h2learn import SpikeTensor, datapath, ops
 from torch import Tensor
 
 
@@ -19,6 +19,7 @@ CONV = list(ops.geometry(5, (6, 7), 4, (3, 3), (1, 2), (1, 0), (1, 1), 1))
 ROWS, IN, POSITIONS, OUT = 3, 210, 18, 4
 POOL = [5, 6, 7, 2, 2, 2, 2]
 POOLED = 5 * 3 * 3
+FORWARD_ARRAY, UPDATE_ARRAY = [4, 3, 1], [4, 3, 1, 2, 1000, 2, 0]
 SOMA = (False, "hard", False, False, "triangle", 0.5, 1.0)
 
 
@@ -39,6 +40,7 @@ def soma_backward(initial: bool, mask: bool, membrane: bool, currents: bool, wan
 
 EXAMPLES = {
     "pack": [lambda: ((torch.rand(3, 70) < 0.4).float(),), lambda: (torch.zeros(0, 70),)],
+    "pack_nonzero": [lambda: (torch.randn(3, 70).relu(),), lambda: (torch.zeros(0, 70),)],
     "unpack": [
         lambda: (words(1, 3, features=70), 70, 1.0),
         lambda: (words(3, 2, features=64), 64, 0.25),
@@ -72,6 +74,35 @@ EXAMPLES = {
         lambda: (torch.randn(ROWS, IN), torch.randn(ROWS, POSITIONS, OUT), CONV, "auto"),
     ],
     "bias_update": [lambda: (torch.randn(ROWS, POSITIONS, OUT),)],
+    "hardware_forward_packed": [
+        lambda: (
+            words(2, ROWS, features=IN), 0.5, torch.randn(4, 5, 3, 3), torch.randn(4), CONV, "fp16",
+            FORWARD_ARRAY,
+        ),
+    ],
+    "hardware_forward_dense": [
+        lambda: (
+            torch.randn(ROWS, IN), 8, torch.randn(4, 5, 3, 3), None, CONV, "bf16", FORWARD_ARRAY
+        ),
+    ],
+    "hardware_backward": [
+        lambda: (torch.randn(ROWS, POSITIONS, OUT), torch.randn(4, 5, 3, 3), None, CONV, "fp32"),
+        lambda: (
+            torch.randn(ROWS, POSITIONS, OUT), torch.randn(4, 5, 3, 3), words(ROWS, features=IN),
+            CONV, "fp16",
+        ),
+    ],
+    "hardware_update_packed": [
+        lambda: (
+            words(1, ROWS, features=IN), 1.0, torch.randn(ROWS, POSITIONS, OUT), 3, CONV, "fp16",
+            UPDATE_ARRAY,
+        ),
+    ],
+    "hardware_update_dense": [
+        lambda: (
+            torch.rand(1, IN), 8, torch.randn(ROWS, POSITIONS, OUT), 3, CONV, "fp32", UPDATE_ARRAY
+        ),
+    ],
     "soma_forward": [
         lambda: (torch.rand(3, 2, 70), None, scalar(0.5), scalar(0.3), *SOMA, True, True, True),
         lambda: (
@@ -91,6 +122,7 @@ EXAMPLES = {
 
 
 def operators() -> set[str]:
+    assert datapath.__all__  # importing it registers its operators
     names = torch._C._dispatch_get_all_op_names()
     return {name.removeprefix("h2learn::") for name in names if name.startswith("h2learn::")}
 
