@@ -1,4 +1,4 @@
-# make demo   fresh machine -> trains on real data and reports what happened
+# make demo   fresh machine -> trains on real data, and simulates the accelerator beside it
 # make test   fresh machine -> every check that CI runs
 # make bench  speed and memory beside other libraries (bench/RESULTS.md says what to expect)
 #
@@ -23,7 +23,7 @@ test: export OMP_WAIT_POLICY := passive
 
 demo: $(VENV)/.demo
 	rm -rf runs/demo
-	$(BIN)/h2learn train --dataset digits --out runs/demo --json runs/demo/summary.json
+	$(BIN)/h2learn train --dataset digits --accelerator h2learn --out runs/demo --json runs/demo/summary.json
 
 test: lint check-stubs cpp-test sanitize python-test
 	@echo "make test: everything passed"
@@ -105,6 +105,7 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
 	build/bench/bench/h2learn_bench --benchmark_out=build/kernels.json --benchmark_out_format=json
 	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
+	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV) runs

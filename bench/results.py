@@ -2,8 +2,8 @@
 
     python bench/results.py build/peers.json build/accuracy.json build/kernels.json
 
-Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py and
-accuracy.py write with --json, and what google-benchmark writes with --benchmark_out.
+Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py,
+accelerator.py and accuracy.py write with --json, and google-benchmark with --benchmark_out.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ def section(report: Report) -> tuple[str, str]:
     """
     if "benchmarks" in report:
         return "kernels", _kernels(report)
+    if "clocked_cycles_per_second" in report:
+        return "accelerator", _heading(report) + _accelerator(report)
     if "workloads" in report:
         return f"peers-{report['surrogate']}", _heading(report) + _peers(report)
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
-    raise ValueError("neither of peers.py, nor of accuracy.py, nor of google-benchmark")
+    raise ValueError(
+        "of none of: peers.py, accelerator.py, accuracy.py, google-benchmark"
+    )
 
 
 def replace(text: str, name: str, content: str) -> str:
@@ -92,6 +96,31 @@ def _peers(report: Report) -> str:
             ],
         ))  # fmt: skip
     return "\n".join(parts)
+
+
+def _accelerator(report: Report) -> str:
+    table = _markdown(
+        ["workload", "step, ms", "offloaded, ms", "overhead, %", "cycles of the step",
+         "simulation, ms", "million cycles/s", "workload, MB", "file, MB", "simulation adds, MB"],
+        [
+            [
+                row["workload"], f"{row['step_ms']:.1f}", f"{row['offloaded_ms']:.1f}",
+                f"{100 * row['overhead']:.1f}", f"{row['cycles']:,}",
+                f"{row['simulation_ms']:.1f}",
+                f"{row['simulated_cycles_per_second'] / 1e6:.0f}",
+                f"{row['workload_mb']:.1f}", f"{row['file_mb']:.1f}",
+                f"{row['simulation_extra_mb']:.1f}",
+            ]
+            for row in report["rows"]
+        ],
+    )  # fmt: skip
+    return (
+        f"{table}\nAccelerator {report['accelerator']}, {report['threads']} threads, medians of "
+        f"{report['rounds']} rounds. The clocked simulator ran "
+        f"{report['clocked_cycles_per_second'] / 1e3:.0f} thousand cycles/s on the small random "
+        f"machines of `h2learn verify` ({report['mismatches']} mismatches in {report['configs']} "
+        f"configurations). A layer's pass that nobody records pays {report['asking_ns']:.0f} ns.\n"
+    )
 
 
 def _accuracy(report: Report) -> str:

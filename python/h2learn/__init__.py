@@ -1,4 +1,7 @@
-"""h2learn trains spiking neural networks by backpropagation through time on bit-packed spikes.
+"""Training of spiking neural networks on bit-packed spikes, and an accelerator beside it.
+
+h2learn trains by backpropagation through time, through a C++ core, and tells cycle by cycle what
+the H2Learn accelerator would do with exactly that work.
 
 >>> import torch, h2learn
 >>> from h2learn import nn
@@ -13,31 +16,58 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from h2learn import datasets, encoders, nn, surrogate
+    from h2learn import accelerators, cost, datasets, encoders, nn, surrogate
+    from h2learn.accelerators.config import Accelerator
+    from h2learn.accelerators.simulation import simulate
     from h2learn.counters import count_operations
+    from h2learn.offloading import offload
+    from h2learn.recorder import Recorder, record, workload_from_model
     from h2learn.spikes import SpikeTensor
+    from h2learn.workload import LayerWork, Workload, load_workload
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accelerator",
+    "LayerWork",
+    "Recorder",
     "SpikeTensor",
+    "Workload",
     "__version__",
+    "accelerators",
     "build_info",
+    "cost",
     "count_operations",
     "datasets",
     "encoders",
+    "load_workload",
     "nn",
+    "offload",
+    "record",
+    "simulate",
     "surrogate",
+    "workload_from_model",
 ]
 
 # Imported on first use: `h2learn --help` and tools that need no torch should not wait for it.
 _LAZY = {
+    "Accelerator": ("h2learn.accelerators.config", "Accelerator"),
+    "LayerWork": ("h2learn.workload", "LayerWork"),
+    "Recorder": ("h2learn.recorder", "Recorder"),
     "SpikeTensor": ("h2learn.spikes", "SpikeTensor"),
+    "Workload": ("h2learn.workload", "Workload"),
+    "accelerators": ("h2learn.accelerators", None),
+    "cost": ("h2learn.cost", None),
     "count_operations": ("h2learn.counters", "count_operations"),
     "datasets": ("h2learn.datasets", None),
     "encoders": ("h2learn.encoders", None),
+    "load_workload": ("h2learn.workload", "load_workload"),
     "nn": ("h2learn.nn", None),
+    "offload": ("h2learn.offloading", "offload"),
+    "record": ("h2learn.recorder", "record"),
+    "simulate": ("h2learn.accelerators.simulation", "simulate"),
     "surrogate": ("h2learn.surrogate", None),
+    "workload_from_model": ("h2learn.recorder", "workload_from_model"),
 }
 
 

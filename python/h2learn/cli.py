@@ -1,8 +1,8 @@
 """The `h2learn` command: its options, its errors and its exit status.
 
 Exit status: 0 done; 2 the user's input was wrong, with one line on stderr that says what; 1 for
-anything else, Ctrl-C included. What the commands do is in `h2learn.commands`, imported when one
-runs: it needs torch, and `--help` should not wait for that.
+anything else, Ctrl-C included. What the commands do is in `h2learn.commands`, which needs torch,
+and in `h2learn.accelerator_commands`, which does not; they are imported when a command runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="h2learn",
-    help="Train spiking neural networks on bit-packed spikes.",
+    help="Train spiking neural networks on bit-packed spikes, with an accelerator beside it.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -148,7 +148,11 @@ def train(
         str | None, typer.Option(help="auto (the default), event, dense or lut.", metavar="NAME")
     ] = None,
     accelerator: Annotated[
-        str | None, typer.Option(help="Accelerator to emulate: none, so far.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="To simulate beside it: a preset, FILE.toml, or none (the default).",
+            metavar="NAME",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -205,9 +209,262 @@ def evaluate(
     commands.evaluate(options, run_dir, threads=threads, json_file=json_file)
 
 
+WorkloadArgument = Annotated[
+    Path, typer.Argument(help="What h2learn record or synthesize left.", metavar="WORKLOAD")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a parameter, as in dram.bytes_per_cycle=64 (may be repeated). Sizes are in "
+        "bytes, times in cycles of the chip's clock, clock_hz in Hz.",
+        metavar="KEY=VALUE",
+    ),
+]
+CostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cost",
+        help="Table of energies (pJ) and areas (um2), a name or FILE.toml (may be repeated); all "
+        "that come with h2learn by default.",
+        metavar="TABLE",
+    ),
+]
+LayersOption = Annotated[
+    str | None, typer.Option(help="Only these layers, as if there were no others.", metavar="A,B")
+]
+StepsOption = Annotated[
+    str | None, typer.Option(help="Only these steps of the workload, from 0.", metavar="I,J")
+]
+
+
+@app.command()
+def simulate(
+    workload: WorkloadArgument,
+    accelerator: Annotated[
+        str, typer.Option(help="A preset, or FILE.toml.", metavar="NAME")
+    ] = "h2learn",
+    overrides: SetOption = None,
+    cost_tables: CostOption = None,
+    layers: LayersOption = None,
+    steps: StepsOption = None,
+    ablations: Annotated[
+        bool,
+        typer.Option("--ablations", help="Also without each of the accelerator's mechanisms."),
+    ] = False,
+    json_file: JsonOption = None,
+    trace_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            help="Timeline of the last step's tiles (microseconds and cycles) for "
+            "ui.perfetto.dev; .gz is compressed.",
+            metavar="FILE",
+        ),
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Picture of that timeline: .png, .svg or .pdf (needs matplotlib).",
+            metavar="FILE",
+        ),
+    ] = None,
+) -> None:
+    """Show what an accelerator would do with a workload.
+
+    Time in s and cycles, energy in J, power in W, area in mm2, layer by layer.
+    """
+    from h2learn import accelerator_commands
+
+    accelerator_commands.simulate(
+        workload,
+        accelerator,
+        overrides=overrides or (),
+        cost_tables=cost_tables or (),
+        layers=_names("--layers", layers),
+        steps=_indices("--steps", steps),
+        ablations=ablations,
+        json_file=json_file,
+        trace_file=trace_file,
+        plot_file=plot_file,
+    )
+
+
+@app.command()
+def compare(
+    workload: WorkloadArgument,
+    accelerators: Annotated[
+        str,
+        typer.Option(help="Presets or TOML files; ratios are to the first.", metavar="A,B,..."),
+    ],
+    overrides: SetOption = None,
+    cost_tables: CostOption = None,
+    layers: LayersOption = None,
+    steps: StepsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Set several accelerators side by side on the same work.
+
+    Time in s, energy in J, power in W, area in mm2, use of the engines' peaks.
+    """
+    from h2learn import accelerator_commands
+
+    accelerator_commands.compare(
+        workload,
+        _names("--accelerators", accelerators) or [],
+        overrides=overrides or (),
+        cost_tables=cost_tables or (),
+        layers=_names("--layers", layers),
+        steps=_indices("--steps", steps),
+        json_file=json_file,
+    )
+
+
+@app.command()
+def record(
+    run_dir: Annotated[Path, typer.Argument(help="What h2learn train left.", metavar="RUN_DIR")],
+    out: Annotated[Path, typer.Option(help="Workload file to write.", metavar="FILE")],
+    steps: Annotated[
+        int, typer.Option(parser=_whole, help="Training steps to record.", metavar="N")
+    ] = 1,
+    root: RootOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="file.py:factory, if that is what the run trained.", metavar="NAME"),
+    ] = None,
+) -> None:
+    """Record training steps of a trained run, for h2learn simulate."""
+    from h2learn import accelerator_commands
+
+    options = {"root": None if root is None else str(root.expanduser().absolute()), "model": model}
+    accelerator_commands.record(run_dir, out, steps, options)
+
+
+@app.command()
+def synthesize(
+    layers: Annotated[
+        str,
+        typer.Argument(
+            help="Layers, as in 128C3-256C3s2-AP2-512-10: convolutions with channels, kernel and "
+            "stride, average (AP) or maximum (MP) pooling, fully connected layers.",
+            metavar="LAYERS",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Workload file to write.", metavar="FILE")],
+    shape: Annotated[
+        str,
+        typer.Option(help="Of a sample at one timestep: channels, height, width.", metavar="C,H,W"),
+    ],
+    timesteps: Annotated[
+        int, typer.Option(parser=_whole, help="Timesteps of a sample.", metavar="T")
+    ] = 8,
+    samples: Annotated[
+        int, typer.Option(parser=_whole, help="Samples of the step.", metavar="B")
+    ] = 8,
+    input_density: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of set bits among the inputs, 0 to 1; one, or one a layer with commas.",
+            metavar="D",
+        ),
+    ] = None,
+    mask_density: Annotated[
+        str | None,
+        typer.Option(help="Share of neurons inside the surrogate's window.", metavar="D"),
+    ] = None,
+    gradient_density: Annotated[
+        str | None, typer.Option(help="Share of gradients that are not zero.", metavar="D")
+    ] = None,
+    analog_bits: Annotated[
+        int | None,
+        typer.Option(
+            parser=_whole,
+            help="Bits of the first layer's inputs; 0, the default, for spikes.",
+            metavar="N",
+        ),
+    ] = None,
+    padding: Annotated[
+        str | None, typer.Option(help="same (the default) or valid.", metavar="NAME")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(parser=_whole, help="Of the random bits.", metavar="S")
+    ] = None,
+) -> None:
+    """Make a workload of given shapes and densities, without a network."""
+    from h2learn import accelerator_commands
+
+    options = {
+        "sample_shape": _indices("--shape", shape),
+        "timesteps": timesteps,
+        "samples": samples,
+        "input_density": _densities("--input-density", input_density),
+        "mask_density": _densities("--mask-density", mask_density),
+        "gradient_density": _densities("--gradient-density", gradient_density),
+        "analog_bits": analog_bits,
+        "padding": padding,
+        "seed": seed,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    accelerator_commands.synthesize(layers, out, given)
+
+
+@app.command()
+def verify(
+    configs: Annotated[
+        int, typer.Option(parser=_whole, help="Random machines to try.", metavar="N")
+    ] = 300,
+    seed: Annotated[
+        int, typer.Option(parser=_whole, help="Of the random machines and work.", metavar="S")
+    ] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare the fast simulator with the clocked one, cycle by cycle.
+
+    Status 1, and a program that shows it, if any number differs.
+    """
+    from h2learn import accelerator_commands
+
+    if not accelerator_commands.verify(configs, seed, json_file):
+        raise typer.Exit(1)
+
+
 @app.command()
 def info(json_file: JsonOption = None) -> None:
-    """Show version, build, instruction sets, threads, kernels, data sets and models."""
+    """Show version, build, instruction sets, threads, and what options can name."""
     from h2learn import commands
 
     commands.info(json_file)
+
+
+def _names(option: str, text: str | None) -> list[str] | None:
+    """What stands between commas."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{option} must be names with commas between them, got {text!r}")
+    return names
+
+
+def _indices(option: str, text: str | None) -> list[int] | None:
+    names = _names(option, text)
+    try:
+        return None if names is None else [int(name) for name in names]
+    except ValueError:
+        raise InputError(
+            f"{option} must be whole numbers with commas between them, got {text!r}"
+        ) from None
+
+
+def _densities(option: str, text: str | None) -> float | list[float] | None:
+    names = _names(option, text)
+    if names is None:
+        return None
+    try:
+        shares = [float(name) for name in names]
+    except ValueError:
+        raise InputError(
+            f"{option} must be a number, or numbers with commas between them, got {text!r}"
+        ) from None
+    return shares[0] if len(shares) == 1 else shares

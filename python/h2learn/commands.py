@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from h2learn import __version__, build_info, models
+from h2learn import __version__, build_info, cost, models
+from h2learn.accelerators.config import Accelerator, presets
 from h2learn.config import TrainConfig, default_model, defaults
 from h2learn.datasets import NAMES
 from h2learn.errors import InputError
-from h2learn.files import check_creatable, replace_file
 from h2learn.kernels import KERNELS
+from h2learn.offloading import Offload, offload
+from h2learn.outputs import check_outputs, write_json
+from h2learn.report.accelerator import accelerator_facts, show_accelerator
 from h2learn.report.progress import TrainingDisplay
 from h2learn.report.screen import show_header, show_info, show_results
 from h2learn.report.table import layer_rows
-from h2learn.runs import Record, Run, check_free, software, to_json
+from h2learn.runs import WORKLOAD, Record, Run, check_free, software
 from h2learn.training import (
     Data,
     Evaluation,
@@ -33,7 +36,7 @@ from h2learn.training import (
 
 MAX_THREADS = 1024
 # Options that a resumed run may be given anew: they name things, and decide no weight.
-RENAMABLE = {"root", "model"}
+RENAMABLE = {"root", "model", "accelerator"}
 
 
 def train(
@@ -65,6 +68,7 @@ def train(
         config = TrainConfig.from_options(options)
         check_free(path)
     models.check_name(config.model)
+    machine = _machine(config)
     trainer = _trainer(config)
     console = Console()
     if resume:
@@ -74,12 +78,19 @@ def train(
     else:
         run = Run.create(path, trainer)
     show_header(console, trainer, path)
-    if not _run_epochs(console, run, trainer):
+    finished, last_epoch = _run_epochs(console, run, trainer, machine)
+    if not finished:
         return False
     summary = _summary("train", run, trainer)
+    if last_epoch is not None:
+        summary["accelerator"] = _simulated(run, trainer, last_epoch)
     run.save_results(summary)
     show_results(console, summary)
-    _write_json(json_file, summary)
+    if last_epoch is not None:
+        console.print("\nThe last epoch on the accelerator", style="bold")
+        show_accelerator(console, summary["accelerator"])
+        _say_workload(console, summary["accelerator"])
+    write_json(json_file, summary)
     return True
 
 
@@ -98,9 +109,27 @@ def evaluate(
         InputError: anything the user can put right.
     """
     _prepare(threads, json_file)
+    run, trainer = trained(path, options)
+    console = Console()
+    show_header(console, trainer, path)
+    summary = _summary("evaluate", run, trainer)
+    show_results(console, summary)
+    write_json(json_file, summary)
+
+
+def trained(path: Path, options: Mapping[str, Any]) -> tuple[Run, Trainer]:
+    """A run, and a trainer with the model and data of its last checkpoint.
+
+    Args:
+        path: run directory.
+        options: `dataset`, `root` and `model` where they differ from the run's; else None.
+
+    Raises:
+        InputError: anything the user can put right.
+    """
     run = Run.open(path)
     config = _renamed(run.config, options)
-    dataset = options["dataset"]
+    dataset = options.get("dataset")
     if dataset is not None and dataset != config.dataset:
         # The run's own root belongs to the data it was trained on.
         config = TrainConfig.checked(
@@ -109,11 +138,7 @@ def evaluate(
     models.check_name(config.model)
     trainer = _trainer(config)
     run.restore(trainer)
-    console = Console()
-    show_header(console, trainer, path)
-    summary = _summary("evaluate", run, trainer)
-    show_results(console, summary)
-    _write_json(json_file, summary)
+    return run, trainer
 
 
 def info(json_file: Path | None) -> None:
@@ -134,17 +159,16 @@ def info(json_file: Path | None) -> None:
             name: {"model": default_model(name), **vars(defaults(name, default_model(name)))}
             for name in NAMES
         },
+        "accelerators": {name: Accelerator.load(name).description for name in presets()},
+        "cost_tables": {name: cost.Table.load(name).title for name in cost.tables()},
     }
     show_info(Console(), facts)
-    _write_json(json_file, facts)
+    write_json(json_file, facts)
 
 
 def _prepare(threads: int | None, json_file: Path | None) -> None:
     """Checks what needs no data, and sets the number of threads."""
-    if json_file is not None:
-        if json_file.is_dir():
-            raise InputError(f"--json {json_file} is a folder; name a file")
-        check_creatable(json_file, "--json")
+    check_outputs({"--json": json_file})
     if threads is not None:
         if not 1 <= threads <= MAX_THREADS:
             raise InputError(f"--threads must be 1 to {MAX_THREADS}, got {threads}")
@@ -191,8 +215,10 @@ def _renamed(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
         )
     if named is not None and named != trained and (not is_own_code or named in models.MODELS):
         raise InputError(f"--model {named} differs from the run's {trained}; leave it out")
-    root = config.root if options["root"] is None else options["root"]
-    return config.model_copy(update={"root": root, "model": named or trained})
+    changes = {"root": config.root, "model": trained, "accelerator": config.accelerator}
+    given = {name: options.get(name) for name in changes}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    return config.model_copy(update=changes)
 
 
 def _trainer(config: TrainConfig) -> Trainer:
@@ -200,15 +226,29 @@ def _trainer(config: TrainConfig) -> Trainer:
     return Trainer(build_model(config, data), data, config)
 
 
-def _run_epochs(console: Console, run: Run, trainer: Trainer) -> bool:
-    """Trains what is left, saving each epoch; False, and a message, if that is cut short."""
+def _machine(config: TrainConfig) -> Accelerator | None:
+    return None if config.accelerator == "none" else Accelerator.load(config.accelerator)
+
+
+def _run_epochs(
+    console: Console, run: Run, trainer: Trainer, machine: Accelerator | None
+) -> tuple[bool, Offload | None]:
+    """Trains what is left, saving each epoch; False, and a message, if that is cut short.
+
+    With a machine, also what it would have done in the last epoch.
+    """
     epochs, saved = trainer.config.epochs, trainer.epoch
+    simulated: Offload | None = None
     try:
         with TrainingDisplay(console, epochs, trainer.epoch + 1) as display:
             while trainer.epoch < epochs:
-                progress = trainer.train_epoch(display.step)
+                if machine is None:
+                    progress = trainer.train_epoch(display.step)
+                else:
+                    with offload(machine, model=trainer.model) as simulated:
+                        progress = trainer.train_epoch(display.step)
                 evaluation = trainer.evaluate()
-                run.save_epoch(trainer, _metrics(progress, evaluation))
+                run.save_epoch(trainer, _metrics(progress, evaluation, simulated))
                 saved = trainer.epoch
                 display.epoch(progress, evaluation)
     except KeyboardInterrupt:
@@ -217,11 +257,26 @@ def _run_epochs(console: Console, run: Run, trainer: Trainer) -> bool:
             f"interrupted; {saved} of {epochs} epochs are kept, and this continues with: "
             f"{_resume_command(run, trainer)}"
         )
-        return False
+        return False, None
     except TrainingError as error:
         _say(f"error: {error}; {run.path} keeps {saved} of {epochs} epochs")
-        return False
-    return True
+        return False, None
+    return True, simulated
+
+
+def _simulated(run: Run, trainer: Trainer, epoch: Offload) -> Record:
+    """What the last epoch would have cost on the chip. Leaves a step's workload in the run."""
+    assert epoch.workload is not None  # noqa: S101 - an epoch has a step
+    assert epoch.step is not None  # noqa: S101
+    epoch.workload.save(run.path / WORKLOAD)
+    return {
+        **accelerator_facts(
+            epoch.counters, samples=len(trainer.data.train), ablations=epoch.ablations(),
+            step=epoch.step,
+        ),
+        "workload": str(run.path / WORKLOAD),
+        "workload_step": epoch.step.to_dict(),
+    }  # fmt: skip
 
 
 def _resume_command(run: Run, trainer: Trainer) -> str:
@@ -230,8 +285,19 @@ def _resume_command(run: Run, trainer: Trainer) -> str:
     return f"h2learn train --resume --out {shlex.quote(str(run.path))}{own_code}"
 
 
-def _metrics(progress: Progress, evaluation: Evaluation) -> Record:
+def _say_workload(console: Console, facts: Record) -> None:
+    file = shlex.quote(facts["workload"])
+    console.print(
+        f"\nA step of it is kept: h2learn simulate {file} --trace step.json, or h2learn compare "
+        f"{file} --accelerators h2learn,h2learn-small",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _metrics(progress: Progress, evaluation: Evaluation, simulated: Offload | None) -> Record:
     """An epoch's line in metrics.jsonl. Accuracies and rates are shares of one."""
+    chip = {} if simulated is None else {"accelerator_cycles": simulated.counters.cycles}
     return {
         "epoch": progress.epoch,
         "loss": progress.loss,
@@ -241,6 +307,7 @@ def _metrics(progress: Progress, evaluation: Evaluation) -> Record:
         "firing_rates": progress.firing_rates,
         "seconds": progress.seconds,
         "samples_per_second": progress.samples_per_second,
+        **chip,
     }
 
 
@@ -281,19 +348,6 @@ def _note_other_software(run: Run) -> None:
                 f"warning: this run was begun with {name} {then} and goes on with {now}: "
                 "its weights may come out different in the last bits"
             )
-
-
-def _write_json(json_file: Path | None, content: Record) -> None:
-    if json_file is None:
-        return
-    try:
-        if json_file.exists() and not json_file.is_file():  # /dev/stdout, a pipe
-            json_file.write_bytes(to_json(content))
-            return
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(json_file, to_json(content))
-    except OSError as error:
-        raise InputError(f"--json {json_file} cannot be written: {error.strerror}") from error
 
 
 def _say(message: str) -> None:

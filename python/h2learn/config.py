@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -66,7 +66,8 @@ class TrainConfig(BaseModel):
     """Every choice that decides the weights. Fields are the options of `h2learn train`.
 
     `root` and `model` are names, not content: data may move, and a model of the user's own code
-    is recognised by the description of it that a checkpoint carries.
+    is recognised by the description of it that a checkpoint carries. `accelerator` decides no
+    weight; it is kept so that a resumed run goes on being simulated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,7 +81,7 @@ class TrainConfig(BaseModel):
     lr: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     kernel: str
-    accelerator: Literal["none"]
+    accelerator: Annotated[str, Field(min_length=1, max_length=4096)]
 
     @field_validator("dataset", "kernel")
     @classmethod

@@ -5,6 +5,7 @@
     metrics.jsonl           one line an epoch
     layers.json             the table per layer, once the run is finished
     summary.json            what `--json` writes, likewise
+    workload.safetensors    with an accelerator: one step of the last epoch, for `h2learn simulate`
 
 A new directory appears whole, with the checkpoint of epoch 0. From then on each file is replaced
 by a rename, or appended to, so that a process killed at any moment leaves a run that resumes. An
@@ -41,6 +42,7 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 LAYERS = "layers.json"
 SUMMARY = "summary.json"
+WORKLOAD = "workload.safetensors"
 METRIC_NUMBERS = ("loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 """Keys of a line of metrics that a summary is made of, or may be."""
 _CONFIG_BYTES = 1 << 20

@@ -297,7 +297,7 @@ BAD_INPUT = {
     "threads zero": (["train", "--threads", "0"], "--threads must be 1 to 1024, got 0"),
     "threads many": (["train", "--threads", "99999"], "--threads must be 1 to 1024, got 99999"),
     "unknown kernel": (["train", "--kernel", "fast"], "--kernel must be one of auto, event"),
-    "accelerator": (["train", "--accelerator", "h2learn"], "--accelerator must be 'none', got"),
+    "accelerator": (["train", "--accelerator", "h3learn"], "h3learn"),
     "unknown dataset": (["train", "--dataset", "svhn"], "--dataset must be one of digits, mn"),
     "no root": (["train", "--dataset", "mnist"], "dataset mnist needs root, the folder"),
     "root missing": (["train", "--dataset", "mnist", "--root", "absent"], "absent: found no s"),

@@ -91,6 +91,8 @@ def show_info(console: Console, facts: Mapping[str, Any]) -> None:
         for name, row in facts["datasets"].items()
     }
     _facts(console, "\nData sets (--dataset) and their defaults", rows)
+    _facts(console, "\nAccelerators (--accelerator), or FILE.toml", facts["accelerators"])
+    _facts(console, "\nCost tables (--cost), or FILE.toml", facts["cost_tables"])
     names = ", ".join([*facts["models"], "or file.py:factory"])
     console.print("\nModels (--model)", style="bold")
     console.print(f"  {names}", highlight=False)

@@ -1,0 +1,177 @@
+"""How fast the accelerator is simulated, and what it costs a training step to be offloaded.
+
+    python bench/accelerator.py [--workloads a,b,c] [--threads N] [--rounds N] [--json FILE]
+
+For each workload of peers.py: a training step with and without `h2learn.offload`, interleaved; a
+step with nobody listening beside one before which recording was never imported is the same code,
+so what an unused recorder costs is shown as the step's own cost of asking (nanoseconds). Then the
+fast simulator alone on the recorded step, the clocked one on small random cases of `h2learn
+verify`, the size of the workload file, and the memory that a simulation adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import contestants
+import machine
+import torch
+from measure import interleave
+from problems import WORKLOADS, Problem, make_problem
+
+from h2learn import _core, recording
+from h2learn.accelerators.config import Accelerator
+from h2learn.accelerators.simulation import core_layer, simulate_step
+from h2learn.offloading import offload
+from h2learn.recorder import record
+from h2learn.verify import verify
+from h2learn.workload import LayerWork, Workload
+
+GOAL_CYCLES_PER_SECOND = 200e6
+GOAL_CLOCKED_CYCLES_PER_SECOND = 100e3
+GOAL_OVERHEAD = 0.15
+GOAL_FILE_MB = 40.0
+
+
+def stepper(problem: Problem) -> Callable[[], None]:
+    """One training step of h2learn on the problem: forward, loss, backward."""
+    parameters = [torch.nn.Parameter(w.clone()) for w in problem.weights]
+    ours = contestants.h2learn(problem, parameters, "rect")
+
+    def step() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+        ours.step(problem.inputs, problem.labels)
+
+    return step
+
+
+def measure(name: str, accelerator: Accelerator, rounds: int) -> dict[str, Any]:
+    """Everything about one workload, as a row of the report."""
+    problem = make_problem(WORKLOADS[name])
+    step = stepper(problem)
+    with record() as recorder:
+        step()
+    workload = recorder.workload
+
+    def offloaded() -> None:
+        with offload(accelerator):
+            step()
+
+    times = interleave({"plain": step, "offloaded": offloaded}, rounds)
+    plain, with_offload = times["plain"].median_ms, times["offloaded"].median_ms
+    (layers,) = workload.steps
+    cycles, seconds, extra_bytes = time_simulation(layers, accelerator, rounds)
+    return {
+        "workload": name,
+        "step_ms": plain,
+        "offloaded_ms": with_offload,
+        "overhead": with_offload / plain - 1.0,
+        "cycles": cycles,
+        "simulation_ms": 1e3 * seconds,
+        "simulated_cycles_per_second": cycles / seconds,
+        "workload_mb": workload.nbytes / 1e6,
+        "file_mb": file_bytes(workload) / 1e6,
+        "simulation_extra_mb": extra_bytes / 1e6,
+    }
+
+
+def time_simulation(
+    layers: tuple[LayerWork, ...], accelerator: Accelerator, rounds: int
+) -> tuple[int, float, int]:
+    """Cycles, median seconds of the fast simulator, and bytes that its first run added."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cycles = simulate_step(layers, accelerator, tiles=True).cycles
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    core, work = accelerator.to_core(), [core_layer(layer) for layer in layers]
+    seconds = []
+    for _ in range(max(5, rounds)):
+        started = time.perf_counter()
+        _core.simulate(core, work, clocked=False, tiles=True)
+        seconds.append(time.perf_counter() - started)
+    return cycles, statistics.median(seconds), extra
+
+
+def file_bytes(workload: Workload) -> int:
+    """Size of the step's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.workload"
+        workload.save(path)
+        return path.stat().st_size
+
+
+def nanoseconds_of_asking() -> float:
+    """What a layer pays for recording that nobody asked for: one test of an empty tuple."""
+    count = 1_000_000
+    started = time.perf_counter()
+    for _ in range(count):
+        recording.listening()
+    return (time.perf_counter() - started) / count * 1e9
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the report for people."""
+    print(machine.line(report["machine"]))
+    for row in report["rows"]:
+        print(
+            f"{row['workload']}: step {row['step_ms']:.1f} ms, offloaded {row['offloaded_ms']:.1f} "
+            f"ms (+{100 * row['overhead']:.1f} %, goal {100 * GOAL_OVERHEAD:.0f} %); simulation "
+            f"{row['cycles']:,} cycles in {row['simulation_ms']:.1f} ms = "
+            f"{row['simulated_cycles_per_second'] / 1e6:.0f} M cycles/s "
+            f"(goal {GOAL_CYCLES_PER_SECOND / 1e6:.0f} on c); workload {row['workload_mb']:.1f} MB, "
+            f"file {row['file_mb']:.1f} MB (goal {GOAL_FILE_MB:.0f} on c), simulation adds "
+            f"{row['simulation_extra_mb']:.1f} MB"
+        )
+    print(
+        f"clocked: {report['clocked_cycles_per_second'] / 1e3:.0f} thousand cycles/s on random "
+        f"machines (goal {GOAL_CLOCKED_CYCLES_PER_SECOND / 1e3:.0f}); "
+        f"{report['mismatches']} mismatches in {report['configs']} configurations"
+    )
+    print(f"recording off: {report['asking_ns']:.0f} ns a layer and pass")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints, and writes the report; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", default="a,b,c")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--configs", type=int, default=200)
+    parser.add_argument("--accelerator", default="h2learn")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    accelerator = Accelerator.load(options.accelerator)
+    checked = verify(options.configs)
+    report = {
+        "command": machine.command("bench/accelerator.py", arguments),
+        "machine": machine.facts(),
+        "accelerator": accelerator.name,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "configs": checked.configs,
+        "mismatches": checked.mismatches,
+        "clocked_cycles_per_second": checked.simulated_cycles / checked.clocked_seconds,
+        "asking_ns": nanoseconds_of_asking(),
+        "rows": [measure(n, accelerator, options.rounds) for n in options.workloads.split(",")],
+    }
+    show(report)
+    if options.json is not None:
+        with contextlib.suppress(FileExistsError):
+            options.json.parent.mkdir(parents=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
