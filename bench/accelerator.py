@@ -26,9 +26,6 @@ from typing import Any
 import contestants
 import machine
 import torch
-from measure import interleave
-from problems import WORKLOADS, Problem, make_problem
-
 from h2learn import _core, recording
 from h2learn.accelerators.config import Accelerator
 from h2learn.accelerators.simulation import core_layer, simulate_step
@@ -36,6 +33,8 @@ from h2learn.offloading import offload
 from h2learn.recorder import record
 from h2learn.verify import verify
 from h2learn.workload import LayerWork, Workload
+from measure import interleave
+from problems import WORKLOADS, Problem, make_problem
 
 GOAL_CYCLES_PER_SECOND = 200e6
 GOAL_CLOCKED_CYCLES_PER_SECOND = 100e3

@@ -50,6 +50,15 @@ void spikes_pack(benchmark::State& state) {
   count(state, images, 4.125);
 }
 
+void spikes_pack_nonzero(benchmark::State& state) {
+  Images images(state.range(0));
+  for (auto _ : state) {
+    pack_nonzero(images.dense.data(), images.rows, features, images.words.data());
+    benchmark::ClobberMemory();
+  }
+  count(state, images, 4.125);
+}
+
 void spikes_unpack(benchmark::State& state) {
   Images images(state.range(0));
   for (auto _ : state) unpack(images.view(), 1.0F, images.dense.data());
@@ -80,6 +89,7 @@ void spikes_transpose_bits(benchmark::State& state) {
 }
 
 BENCHMARK(spikes_pack)->ArgName("images")->Arg(8)->Arg(1024)->UseRealTime();
+BENCHMARK(spikes_pack_nonzero)->ArgName("images")->Arg(8)->Arg(1024)->UseRealTime();
 BENCHMARK(spikes_unpack)->ArgName("images")->Arg(8)->Arg(1024)->UseRealTime();
 BENCHMARK(spikes_popcount)->ArgName("images")->Arg(8)->Arg(1024)->UseRealTime();
 BENCHMARK(spikes_transpose_features)

@@ -18,18 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from h2learn import __version__, _core, checks, ops, recording
+from h2learn import __version__, checks, ops, recording
+from h2learn.analog import ANALOG_BITS, MOST_ANALOG_BITS, analog_planes
 from h2learn.autograd import repeats_over_time
 from h2learn.errors import InputError
 from h2learn.nn import LIF, Sequential
-from h2learn.shapes import Geometry, geometry, in_features, out_features, words_for
+from h2learn.shapes import Geometry, geometry, in_features, out_features
 from h2learn.spikes import SpikeTensor, channels_last
 from h2learn.synthetic import LayerShape, kind_of, synthetic_workload
 from h2learn.workload import LayerWork, Step, Words, Workload, check_step, pack_bits
 
 __all__ = ["Recorder", "record", "workload_from_model"]
-
-MOST_ANALOG_BITS = 16
 
 
 @dataclass
@@ -92,8 +91,8 @@ class Recorder:
         model: names the layers, and leaves out all others; by default every h2learn layer is
             recorded, as "conv2d1", "linear2" and so on in run order.
         on_step: is given each step when it is closed; the recorder then keeps none.
-        analog_bits: bits that the magnitude of analog inputs is quantised to, the largest one
-            being 2^bits - 1. Dense inputs that are all 0 or 1 are spikes.
+        analog_bits: bits that the magnitude of analog inputs is quantised to
+            (`h2learn.analog`). Dense inputs that are all 0 or 1 are spikes.
 
     Raises:
         InputError: (when a step is closed) its layers ran a different T or B.
@@ -104,7 +103,7 @@ class Recorder:
         model: nn.Module | None = None,
         *,
         on_step: Callable[[Step], object] | None = None,
-        analog_bits: int = 8,
+        analog_bits: int = ANALOG_BITS,
     ) -> None:
         if model is not None:
             checks.module("model", model)
@@ -233,7 +232,9 @@ class Recorder:
         repeats = inputs.shape[0] if repeats_over_time(inputs, event.lead) else 1
         dense = inputs.detach()[:1] if repeats > 1 else inputs.detach()
         images = channels_last(dense, event.lead).numpy()
-        planes, bits = _planes(images, self._analog_bits)
+        words, _, _ = analog_planes(images, self._analog_bits)
+        planes = words.view(np.uint64)
+        bits = self._analog_bits if len(planes) > 1 else 0  # a single plane is one of spikes
         return _Call(np.tile(planes, (1, repeats, 1)) if repeats > 1 else planes, bits)
 
     def _backward(self, event: recording.SynapseBackward | recording.WeightUpdate) -> None:
@@ -267,7 +268,7 @@ class Recorder:
         return opened.calls.get(event.call)
 
 
-def record(model: nn.Module | None = None, *, analog_bits: int = 8) -> Recorder:
+def record(model: nn.Module | None = None, *, analog_bits: int = ANALOG_BITS) -> Recorder:
     """Records the training steps inside a `with` block; see `Recorder`.
 
     Example:
@@ -294,22 +295,14 @@ def _words(words: Tensor) -> Words:
     return array
 
 
-def _planes(images: Any, bits: int) -> tuple[Words, int]:
-    """Analog float32 images [R, F] as words [planes, R, W], and the bits; 0 bits for spikes."""
-    rows, features = images.shape
-    words = np.empty((1, rows, words_for(features)), dtype=np.int64)
-    if _core.pack(images, words[0]) < 0:
-        return words.view(np.uint64), 0
-    magnitudes = np.abs(images)
-    levels = np.rint(magnitudes / magnitudes.max() * (2**bits - 1)).astype(np.uint32)
-    return np.stack([pack_bits((levels >> p & 1).astype(bool)) for p in range(bits)]), bits
-
-
 def _layer_work(layer: _Layer) -> LayerWork:
     calls = layer.calls
     backward = [call for call in calls if call.nonzero is not None]
     input_gradient = any(call.input_gradient for call in calls)
     planes = max(len(call.inputs) for call in calls)
+    analog_bits = max(call.analog_bits for call in calls)
+    if analog_bits:  # one call may have negative values, another none
+        planes = analog_bits if planes <= analog_bits else 2 * analog_bits
     # Where no call says where the gradient is needed, and each has it, it is needed everywhere.
     masked = any(call.mask is not None or not call.input_gradient for call in calls)
     return LayerWork(
@@ -325,7 +318,7 @@ def _layer_work(layer: _Layer) -> LayerWork:
         weight_gradient=any(call.weight_gradient for call in calls),
         neurons=layer.neurons,
         membrane=layer.membrane,
-        analog_bits=planes if any(call.analog_bits for call in calls) else 0,
+        analog_bits=analog_bits,
     )
 
 

@@ -63,8 +63,9 @@ class LayerWork:
         neurons: spiking neurons follow, not a readout.
         membrane: the neurons' gradient needs the membrane potential: a hard reset kept in the
             gradient, a surrogate other than Rect, or a decay that is learned.
-        analog_bits: 0 when the inputs are spikes or counts of spikes; else the planes are those
-            of the magnitude of analog inputs, quantised to this many bits.
+        analog_bits: 0 when the inputs are spikes or counts of spikes. Else the planes are those
+            of analog inputs whose magnitude is quantised to this many bits; where there are
+            negative ones, as many planes follow for those (`h2learn.analog`).
 
     Raises:
         InputError: a field is of the wrong type or shape, or out of its range; a padding bit is
@@ -119,8 +120,10 @@ class LayerWork:
         planes = self.inputs.shape[0]
         if not 1 <= planes <= MOST_PLANES:
             raise self._error("inputs", f"must have 1 to {MOST_PLANES} planes, got {planes}")
-        if self.analog_bits not in (0, planes):
-            raise self._error("analog_bits", f"must be 0 or the inputs' {planes} planes")
+        if self.analog_bits and planes not in (self.analog_bits, 2 * self.analog_bits):
+            raise self._error(
+                "analog_bits", f"must be 0, all or half of {planes} planes, got {self.analog_bits}"
+            )
         for name, features in self._array_features().items():
             array = getattr(self, name)
             if array is None:

@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODULES = ["h2learn", "h2learn.counters", "h2learn.spikes", "h2learn.encoders"]
+MODULES = [
+    "h2learn", "h2learn.counters", "h2learn.spikes", "h2learn.encoders", "h2learn.recorder",
+    "h2learn.workload",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

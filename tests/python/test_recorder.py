@@ -148,20 +148,37 @@ def test_operands_are_the_ones_that_were_used_not_copies():
     assert layer.inputs.__array_interface__["data"][0] == spikes.words.data_ptr()
 
 
-@pytest.mark.parametrize("bits", [1, 3, 8, 16])
+@pytest.mark.parametrize("bits", [2, 3, 8, 12])
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("repeated", [False, True])
-def test_analog_inputs_are_quantised(bits, repeated):
-    image = torch.randn(3, 2, 7, 5)
-    inputs = image.expand(4, *image.shape) if repeated else torch.randn(4, *image.shape)
+def test_analog_inputs_are_quantised(bits, signed, repeated):
+    image = torch.randn(3, 2, 7, 5) if signed else torch.rand(3, 2, 7, 5)
+    inputs = image.expand(4, *image.shape) if repeated else image * torch.rand(4, 3, 2, 7, 5)
     model = nn.Conv2d(2, 3, 3)
     with record(model, analog_bits=bits) as recorder:
         model(inputs)
     layer = recorder.workload.steps[0][0]
-    assert (layer.analog_bits, layer.planes, layer.timesteps, layer.samples) == (bits, bits, 4, 3)
-    levels = np.tensordot(2 ** np.arange(bits), unpacked(layer.inputs, 70).astype(int), 1)
-    wanted = np.abs(rows(inputs)) / np.abs(rows(inputs)).max() * (2**bits - 1)
+    assert (layer.analog_bits, layer.timesteps, layer.samples) == (bits, 4, 3)
+    assert layer.planes == (2 * bits if signed else bits)
+    weights = np.concatenate([2 ** np.arange(bits), -(2 ** np.arange(bits))])[: layer.planes]
+    levels = np.tensordot(weights, unpacked(layer.inputs, 70).astype(int), 1)
+    wanted = rows(inputs) / np.abs(rows(inputs)).max() * (2**bits - 1)
     np.testing.assert_allclose(levels, wanted, atol=0.501)
-    assert levels.max() == 2**bits - 1
+    assert np.abs(levels).max() == 2**bits - 1
+
+
+def test_single_steps_of_either_sign_have_the_planes_of_both():
+    model = nn.Linear(9, 3)
+    with record(model, analog_bits=3) as recorder:
+        for inputs in (torch.rand(2, 9), -torch.rand(2, 9), torch.eye(9)[:2]):
+            model(inputs)
+    (layer,) = recorder.workload.steps[0]
+    assert (layer.planes, layer.analog_bits, layer.timesteps) == (6, 3, 3)
+    bits = unpacked(layer.inputs, 9).reshape(6, 3, -1).any(-1)
+    assert bits.tolist() == [
+        [True, False, True], [True, False, False], [True, False, False],
+        [False, True, False], [False, True, False], [False, True, False],
+    ]  # fmt: skip
 
 
 def test_dense_inputs_of_zeros_and_ones_are_spikes():
@@ -495,7 +512,7 @@ def test_misuse():
         recorder.__enter__()
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
         record("model")
-    for bits in (0, 17):
+    for bits in (0, 13):
         with pytest.raises(ValueError, match="analog_bits"):
             record(model, analog_bits=bits)
 

@@ -115,7 +115,7 @@ def test_pack_bits_is_the_layout_of_spike_tensors():
             "nonzero must be given exactly when",
         ),
         ({"neurons": False}, "membrane must be False when neurons is False"),
-        ({"analog_bits": 8}, "analog_bits must be 0 or the inputs' 2 planes"),
+        ({"analog_bits": 8}, "analog_bits must be 0, all or half of 2 planes, got 8"),
         ({"analog_bits": -1}, "analog_bits must be 0 to 24, got -1"),
     ],
 )  # fmt: skip
@@ -460,7 +460,7 @@ def edit(where: str, value):
         ("layer:geometry", [5, 6, 7, 4, 3, 3, 0, *CONV[7:]], "stride_height must be at least 1"),
         ("layer:geometry", [2**30, 2**30, *CONV[2:]], "geometry is impossible"),
         ("layer:neurons", 1, "neurons must be True or False, got 1"),
-        ("layer:analog_bits", 3, "analog_bits must be 0 or the inputs' 2 planes"),
+        ("layer:analog_bits", 3, "analog_bits must be 0, all or half of 2 planes, got 3"),
         ("layer:arrays", [], "arrays must be of inputs, mask, nonzero, in this order"),
         ("layer:arrays", ["mask", "inputs"], "arrays must be of inputs, mask, nonzero"),
         ("layer:arrays", ["inputs", "inputs"], "arrays must be of inputs, mask, nonzero"),

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from h2learn import _core
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from h2learn.accelerators.config import Accelerator
 
 __all__ = ["ENGINES", "PASSES", "TILE_FIELDS", "Counters", "EngineCounters", "Simulation"]

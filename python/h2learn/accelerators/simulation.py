@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 from h2learn import _core
 from h2learn.accelerators.config import Accelerator
 from h2learn.accelerators.results import Simulation
