@@ -91,7 +91,7 @@ void add_scaled(Lanes& sum, float factor, const Lanes& term) {
 class Tables {
  public:
   /// Room for the tables of `terms` terms, or of a whole tile if that is less.
-  Tables(TableArray array, int64_t terms)
+  Tables(const TableArray& array, int64_t terms)
       : inputs_(array.inputs), entries_(int64_t{1} << array.inputs), stored_(array.tables) {
     const int64_t most = std::min(array.rows, ceil_div(terms, array.inputs));
     bank_.resize(size(most * entries_));
@@ -259,7 +259,7 @@ std::size_t this_thread() { return static_cast<std::size_t>(omp_get_thread_num()
 /// One group's forward pass over a run of images: indices first, then column by column.
 class ForwardPass {
  public:
-  ForwardPass(const Geometry& geometry, const PlaneInputs& inputs, TableArray array)
+  ForwardPass(const Geometry& geometry, const PlaneInputs& inputs, const TableArray& array)
       : geometry_(geometry),
         inputs_(inputs),
         array_(array),
@@ -643,7 +643,7 @@ class UpdatePass {
   std::vector<std::vector<Lanes>> terms_of_thread_;
 };
 
-void require_array_shape(TableArray array) {
+void require_array_shape(const TableArray& array) {
   require_range("rows", array.rows, 1, 1024);
   require_range("inputs", array.inputs, 1, most_inputs);
 }
@@ -651,7 +651,8 @@ void require_array_shape(TableArray array) {
 }  // namespace
 
 void hardware_forward(const Geometry& geometry, const PlaneInputs& inputs, const float* weight,
-                      const float* bias, float* currents, Precision precision, TableArray array) {
+                      const float* bias, float* currents, Precision precision,
+                      const TableArray& array) {
   require_inputs(geometry, inputs);
   require_array_shape(array);
   require_array("weight", weight, geometry.weights());

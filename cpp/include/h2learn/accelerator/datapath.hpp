@@ -40,7 +40,8 @@ struct PlaneInputs {
 /// currents[rows, out_positions, out_channels] of the forward engine; `weight` in torch's order,
 /// `bias[out_channels]` may be null.
 void hardware_forward(const Geometry& geometry, const PlaneInputs& inputs, const float* weight,
-                      const float* bias, float* currents, Precision precision, TableArray array);
+                      const float* bias, float* currents, Precision precision,
+                      const TableArray& array);
 
 /// grad_inputs[images, in_positions, in_channels] of the backward engine from
 /// grad_currents[images, out_positions, out_channels]; +0 where `mask` has no bit (null: all).
