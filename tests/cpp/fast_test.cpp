@@ -501,6 +501,62 @@ TEST(FastSimulate, SomaAndGradientUnitByHand) {
             counters(again, Pass::forward).table_reads);
 }
 
+TEST(FastSimulate, BytesOfGradientsByHand) {
+  // Two samples, a part each. The gradient unit takes two neurons at a time: of the lower layer's
+  // three, chunks of two and one.
+  Step step(1, 2);
+  LayerWork& lower = step.add(linear(4, 3));
+  lower.nonzero = step.keep({0b011, 0b000});
+  lower.input_gradient = false;
+  LayerWork& upper = step.add(linear(3, 2));
+  upper.mask = step.keep({0b101, 0b111});
+  upper.nonzero = step.keep({0b01, 0b11});
+  Machine machine;
+  machine.parts = 2;
+  machine.state_bytes = 0;
+  machine.gradient.buffer_bytes = 2 * 2 * (2 + 4);
+  machine.update.columns = 2;
+  machine.update.psum_bytes = 2 * (3 * 4 * 4);
+  const auto bytes = [&](Engine engine, std::int64_t layer) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> all;
+    const Result r = simulate(machine, step.work);
+    for (const Tile& tile : r.tiles[static_cast<std::size_t>(engine)]) {
+      if (tile.layer == layer) all.emplace_back(tile.load_bytes, tile.store_bytes);
+    }
+    return all;
+  };
+  using Bytes = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  // From the host two values, a byte of mask and of spikes each, two membranes.
+  EXPECT_EQ(bytes(Engine::gradient, 1), (Bytes{{4 + 2 + 8, 1 + 2}, {4 + 2 + 8, 1 + 4}}));
+  // What the mask above asked for, with the first chunk.
+  EXPECT_EQ(bytes(Engine::gradient, 0),
+            (Bytes{{2 * 2 + 2 + 8, 1 + 2 * 2}, {2 + 4, 1}, {3 * 2 + 2 + 8, 1}, {2 + 4, 1}}));
+  EXPECT_EQ(bytes(Engine::backward, 1),
+            (Bytes{{1 + 2 + 1 + 3 * 2 * 2, 2 * 2}, {1 + 4 + 1 + 3 * 2 * 2, 3 * 2}}));
+  // The accumulators stay: stored at the end of each part, loaded by the second one.
+  const std::int64_t all = 3 * 4 * 4;
+  EXPECT_EQ(bytes(Engine::update, 0),
+            (Bytes{{1 + 1 + 4, 0}, {1, all}, {1 + 1 + all, 0}, {1, all}}));
+  // They do not: blocks of three inputs and one, in columns of two and one.
+  machine.update.psum_bytes = 2 * 4 * 2 * 3;
+  EXPECT_EQ(bytes(Engine::update, 0), (Bytes{{1 + 1 + 4, 24},
+                                             {1 + 4, 8},
+                                             {1, 12},
+                                             {1, 4},
+                                             {1 + 1 + 24, 24},
+                                             {1 + 8, 8},
+                                             {1 + 12, 12},
+                                             {1 + 4, 4}}));
+  EXPECT_EQ(counters(simulate(machine, step.work), Pass::update).psum_reads, 12);
+
+  machine.compressed_gradients = false;
+  EXPECT_EQ(bytes(Engine::gradient, 0),
+            (Bytes{{2 * 2 + 2 + 8, 4}, {2 + 4, 2}, {3 * 2 + 2 + 8, 4}, {2 + 4, 2}}));
+  EXPECT_EQ(bytes(Engine::update, 0).front(), (std::pair<std::int64_t, std::int64_t>{1 + 4, 24}));
+  machine.backward.output_sparsity = false;
+  EXPECT_EQ(bytes(Engine::backward, 1), (Bytes{{4 + 12, 6}, {4 + 12, 6}}));
+}
+
 TEST(FastSimulate, ChunksLoadTheirImageOnce) {
   Step step(2, 1);
   step.add({2, 4, 5, 3, 3, 3, 1, 1, 1, 1});
@@ -1210,7 +1266,7 @@ TEST(FastSimulate, SumsOfLargeLayersDoNotOverflow) {
   }
 }
 
-TEST(FastSimulate, EveryImageHasItsOwnResidentTensors) {
+TEST(FastSimulate, TensorsStayOnChipInTheOrderOfTheDocument) {
   // Spikes and masks of 2 x 3 images: 6 and 6 bytes; gradients 6 * 2 * 8 = 96; membranes 192.
   Step step(2, 3);
   step.add(linear(4, 8));
@@ -1226,6 +1282,19 @@ TEST(FastSimulate, EveryImageHasItsOwnResidentTensors) {
   EXPECT_EQ(resident(12 + 96), 1 + 2 + 4);
   EXPECT_EQ(resident(12 + 96 + 191), 1 + 2 + 4);
   EXPECT_EQ(resident(12 + 96 + 192), 1 + 2 + 4 + 16);
+}
+
+TEST(FastSimulate, RecomputedMembranesShareOnePlace) {
+  // Spikes and masks 4 * 6 bytes, three gradients of 96; membranes 192 a layer.
+  Step step(2, 3);
+  step.add(linear(4, 8)).input_gradient = false;
+  step.add(linear(8, 8));
+  Machine machine;
+  machine.parts = 1;
+  machine.state_bytes = 2 * (4 * 6 + 3 * 96 + 192);
+  EXPECT_EQ(simulate(machine, step.work).resident, (Counts{1 + 2 + 4 + 8 + 16, 1 + 2 + 4}));
+  machine.membrane = Membrane::recompute;
+  EXPECT_EQ(simulate(machine, step.work).resident, (Counts{1 + 2 + 4 + 8 + 16, 1 + 2 + 4 + 16}));
 }
 
 TEST(FastSimulate, NothingToDoTakesNoTime) {

@@ -150,6 +150,9 @@ class TestFacts:
         for row in rows:
             other = lesser[row["name"]]
             assert row["cycles_ratio"] == other.cycles / step.cycles
+            for engine, times in row["busy_ratio"].items():
+                busy = step.engine(engine).busy_cycles
+                assert times == (other.engine(engine).busy_cycles / busy if busy else 0.0)
             for table, times in row["energy_ratio"].items():
                 assert times == pytest.approx(
                     cost.energy(other.by_pass(), other.accelerator, table).total_pj

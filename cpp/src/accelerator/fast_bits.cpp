@@ -511,9 +511,9 @@ void run_all(std::int64_t count, bool parallel, Body body) {
 
 /// Something to scan: an image of a layer, or a block of one of its passes.
 struct Job {
-  Pass pass;  ///< forward stands for an image
-  std::int64_t layer;
-  std::int64_t part;
+  Pass pass = Pass::forward;  ///< forward stands for an image
+  std::int64_t layer = 0;
+  std::int64_t part = 0;
   Block block;
 };
 

@@ -104,9 +104,9 @@ class ProgramBuilder {
 
   /// Where the tiles that are being made belong.
   struct Place {
-    Pass pass;
+    Pass pass = Pass::forward;
     const Part& part;
-    std::int64_t layer;
+    std::int64_t layer = 0;
   };
 
   const Layer& layer_of(const Place& place) const { return layers_[at(place.layer)]; }

@@ -44,6 +44,8 @@ ENGINE_NAMES = {
     "backward": "backward engine",
     "update": "weight update",
 }
+# Engines whose work a mechanism makes less; without it they are busy so much longer.
+ABLATED = ("forward", "backward", "update")
 ON_CHIP_LETTERS = dict(zip(RESIDENT, "SMCGU", strict=True))
 # For terminals that know no more.
 ASCII = str.maketrans({"µ": "u", "²": "2", "█": "#", "▒": "%", "░": ".", "…": "."})
@@ -77,7 +79,8 @@ def accelerator_facts(
     - `dram`: `load_bytes`, `store_bytes`, `busy_cycles`, `busy_share`, and
       `bytes_per_second`, used and `peak_`;
     - `layers`: a row a layer (`_layer_facts`); `busiest`: layers and passes by busy cycles;
-    - `ablations`: a row a mechanism: `name`, `cycles`, `cycles_ratio`, `energy_ratio` by table;
+    - `ablations`: a row a mechanism: `name`, `cycles`, `cycles_ratio`, `busy_ratio` by engine,
+      `energy_ratio` by table;
     - `assumptions`: parameters of grade I; `parameters`: how many there are.
 
     Args:
@@ -272,6 +275,12 @@ def _ablation_facts(
                 "name": name,
                 "cycles": other.cycles,
                 "cycles_ratio": _share(other.cycles, base.cycles),
+                "busy_ratio": {
+                    engine: _share(
+                        other.engine(engine).busy_cycles, base.engine(engine).busy_cycles
+                    )
+                    for engine in ABLATED
+                },
                 "energy_ratio": energies,
             }
         )
@@ -526,11 +535,15 @@ def _ablation_table(facts: Mapping[str, Any]) -> Table:
     names = list(facts["energy_pj"])
     table = _table(
         "What each mechanism gains: the same step without it, in multiples",
-        "\nmachine", "\ncycles", "\ntime", *(f"energy\n{name}" for name in names),
+        "\nmachine", "\ncycles", "\ntime", *(f"{engine}\nbusy" for engine in ABLATED),
+        *(f"energy\n{name}" for name in names),
     )  # fmt: skip
     for row in facts["ablations"]:
+        busy = (ratio(row["busy_ratio"][engine]) for engine in ABLATED)
         energies = (ratio(row["energy_ratio"][name]) for name in names)
-        table.add_row(row["name"], f"{row['cycles']:,}", ratio(row["cycles_ratio"]), *energies)
+        table.add_row(
+            row["name"], f"{row['cycles']:,}", ratio(row["cycles_ratio"]), *busy, *energies
+        )
     return table
 
 

@@ -23,44 +23,44 @@ constexpr Engine engine_of(Pass pass) {
 }
 
 // The one list of counters (docs/microarchitecture.md says what each counts).
-#define H2LEARN_COUNTERS(X)                                                                        \
-  X(tiles)                                                                                         \
-  X(run_cycles)                                                                                    \
-  X(building_cycles)                                                                               \
-  X(stalled_load_cycles)                                                                           \
-  X(stalled_store_cycles)                                                                          \
-  X(idle_cycles)                                                                                   \
-  X(operations_offered)                                                                            \
-  X(operations_needed)                                                                             \
-  X(skipped_by_gradient)                                                                           \
-  X(skipped_by_mask)                                                                               \
-  X(items)                                                                                         \
-  X(items_empty)                                                                                   \
-  X(lane_slots)                                                                                    \
-  X(table_builds)                                                                                  \
-  X(table_writes)                                                                                  \
-  X(table_reads)                                                                                   \
-  X(table_reads_skipped)                                                                           \
-  X(additions)                                                                                     \
-  X(multiplications)                                                                               \
-  X(comparisons)                                                                                   \
-  X(weight_reads)                                                                                  \
-  X(weight_writes)                                                                                 \
-  X(spike_read_bits)                                                                               \
-  X(spike_write_bits)                                                                              \
-  X(mask_read_bits)                                                                                \
-  X(mask_write_bits)                                                                               \
-  X(membrane_reads)                                                                                \
-  X(membrane_writes)                                                                               \
-  X(gradient_reads)                                                                                \
-  X(gradient_writes)                                                                               \
-  X(psum_reads)                                                                                    \
-  X(psum_writes)                                                                                   \
-  X(loads)                                                                                         \
-  X(stores)                                                                                        \
-  X(load_bytes)                                                                                    \
-  X(store_bytes)                                                                                   \
-  X(load_bursts)                                                                                   \
+#define H2LEARN_COUNTERS(X) \
+  X(tiles)                  \
+  X(run_cycles)             \
+  X(building_cycles)        \
+  X(stalled_load_cycles)    \
+  X(stalled_store_cycles)   \
+  X(idle_cycles)            \
+  X(operations_offered)     \
+  X(operations_needed)      \
+  X(skipped_by_gradient)    \
+  X(skipped_by_mask)        \
+  X(items)                  \
+  X(items_empty)            \
+  X(lane_slots)             \
+  X(table_builds)           \
+  X(table_writes)           \
+  X(table_reads)            \
+  X(table_reads_skipped)    \
+  X(additions)              \
+  X(multiplications)        \
+  X(comparisons)            \
+  X(weight_reads)           \
+  X(weight_writes)          \
+  X(spike_read_bits)        \
+  X(spike_write_bits)       \
+  X(mask_read_bits)         \
+  X(mask_write_bits)        \
+  X(membrane_reads)         \
+  X(membrane_writes)        \
+  X(gradient_reads)         \
+  X(gradient_writes)        \
+  X(psum_reads)             \
+  X(psum_writes)            \
+  X(loads)                  \
+  X(stores)                 \
+  X(load_bytes)             \
+  X(store_bytes)            \
+  X(load_bursts)            \
   X(store_bursts)
 
 struct Counters {
@@ -71,7 +71,7 @@ struct Counters {
 };
 
 /// Times of one tile, in cycles from the start of the step. "done" and "end" are the first cycle
-/// after; a load or store of no bytes is done when it is issued.
+/// after. A load of no bytes is done when it is issued, a store of none when the one before is.
 struct Tile {
   std::int64_t pass = 0;  ///< `Pass`
   std::int64_t part = 0;
