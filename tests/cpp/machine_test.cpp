@@ -69,7 +69,8 @@ TEST(Machine, RefusesTheImpossibleWithTheReason) {
        "update.gradients_bytes = 20000 is too small: a tile of 160 positions x 32 columns takes "
        "10240 bytes and must fit half of the buffer, so at least 20480 are needed"},
       {[](Machine& m) { m.gradient.buffer_bytes = 11; },
-       "gradient.buffer_bytes = 11 is too small: a gradient with its membrane takes 6 bytes and must "
+       "gradient.buffer_bytes = 11 is too small: a gradient with its membrane takes 6 bytes and "
+       "must "
        "fit half of the buffer, so at least 12 are needed"},
   };
   for (const Refused& refused : cases) EXPECT_EQ(refusal_of(refused.change), refused.message);

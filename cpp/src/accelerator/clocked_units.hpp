@@ -264,8 +264,8 @@ class BackwardArray : public Array {
 
  private:
   struct Item {
-    std::int64_t image;  ///< of the block
-    std::int64_t position;
+    std::int64_t image = 0;  ///< of the block
+    std::int64_t position = 0;
     Range channels;  ///< of the group of channels
   };
 
