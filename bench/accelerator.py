@@ -26,6 +26,7 @@ from typing import Any
 import contestants
 import machine
 import torch
+from arguments import choices, count
 from h2learn import _core, recording
 from h2learn.accelerators.config import Accelerator
 from h2learn.accelerators.simulation import core_layer, simulate_step
@@ -127,7 +128,8 @@ def show(report: dict[str, Any]) -> None:
             f"ms (+{100 * row['overhead']:.1f} %, goal {100 * GOAL_OVERHEAD:.0f} %); simulation "
             f"{row['cycles']:,} cycles in {row['simulation_ms']:.1f} ms = "
             f"{row['simulated_cycles_per_second'] / 1e6:.0f} M cycles/s "
-            f"(goal {GOAL_CYCLES_PER_SECOND / 1e6:.0f} on c); workload {row['workload_mb']:.1f} MB, "
+            f"(goal {GOAL_CYCLES_PER_SECOND / 1e6:.0f} on c); workload "
+            f"{row['workload_mb']:.1f} MB, "
             f"file {row['file_mb']:.1f} MB (goal {GOAL_FILE_MB:.0f} on c), simulation adds "
             f"{row['simulation_extra_mb']:.1f} MB"
         )
@@ -141,14 +143,7 @@ def show(report: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints, and writes the report; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workloads", default="a,b,c")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--configs", type=int, default=200)
-    parser.add_argument("--accelerator", default="h2learn")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     torch.set_num_threads(options.threads)
     accelerator = Accelerator.load(options.accelerator)
     checked = verify(options.configs)
@@ -162,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         "mismatches": checked.mismatches,
         "clocked_cycles_per_second": checked.simulated_cycles / checked.clocked_seconds,
         "asking_ns": nanoseconds_of_asking(),
-        "rows": [measure(n, accelerator, options.rounds) for n in options.workloads.split(",")],
+        "rows": [measure(n, accelerator, options.rounds) for n in options.workloads],
     }
     show(report)
     if options.json is not None:
@@ -170,6 +165,18 @@ def main(arguments: list[str] | None = None) -> int:
             options.json.parent.mkdir(parents=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--workloads", type=choices(WORKLOADS), default=list(WORKLOADS), help="of a,b,c")
+    add("--threads", type=count, default=2)
+    add("--rounds", type=count, default=7, help="turns of a step with and without offload")
+    add("--configs", type=count, default=200, help="random cases of `h2learn verify`")
+    add("--accelerator", default="h2learn", help="preset or TOML file")
+    add("--json", type=Path, metavar="FILE", help="write everything as data")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 import machine
 import plain
 import torch
+from arguments import choices
 from h2learn import SpikeTensor, nn
 from h2learn.config import TrainConfig
 from h2learn.datasets import Dataset
@@ -237,21 +238,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--only", type=_tasks, default=list(TASKS), help="some of " + ",".join(TASKS))
+    add("--only", type=choices(TASKS), default=list(TASKS), help="some of " + ",".join(TASKS))
     add("--seeds", type=_whole_numbers, default=[0, 1, 2], help="for instance 0,1,2")
     add("--root", type=Path, default=DATA, help="folder of the data sets (%(default)s)")
     add("--epochs", type=int, help="instead of the defaults of `h2learn train`")
     add("--threads", type=int, help="for torch and the core")
     add("--json", type=Path, metavar="FILE", help="write the table as data")
     return parser.parse_args(arguments)
-
-
-def _tasks(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in TASKS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(TASKS)}")
-    return names
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -17,13 +17,14 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import machine
 import torch
+from arguments import choices, count, counts
 from contestants import CONTESTANTS, Contestant, UnavailableError, applies, reference, versions
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
 from problems import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
@@ -261,11 +262,11 @@ def _text(value: float | None, form: str) -> str:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--workloads", type=_choices(WORKLOADS), default=list(WORKLOADS), help="of a,b,c")
-    add("--threads", type=_counts, default=[1, 2], help="thread counts, for instance 1,2")
-    add("--rounds", type=_count, default=9, help="turns of each library")
+    add("--workloads", type=choices(WORKLOADS), default=list(WORKLOADS), help="of a,b,c")
+    add("--threads", type=counts, default=[1, 2], help="thread counts, for instance 1,2")
+    add("--rounds", type=count, default=9, help="turns of each library")
     add("--surrogate", choices=list(SURROGATE_WIDTHS), default="rect")
-    add("--peers", type=_choices(CONTESTANTS), default=list(CONTESTANTS), help="which of "
+    add("--peers", type=choices(CONTESTANTS), default=list(CONTESTANTS), help="which of "
         + ",".join(CONTESTANTS))  # fmt: skip
     add("--compile-limit", type=float, default=180.0, metavar="S",
         help="seconds that a library's first step, compilation included, may take")  # fmt: skip
@@ -274,27 +275,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="on a grid that makes sums exact, or not (%(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything as data")
     return parser.parse_args(arguments)
-
-
-def _choices(allowed: Mapping[str, object]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        chosen = text.split(",")
-        for name in chosen:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(allowed)}")
-        return chosen
-
-    return parse
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def section(report: Report) -> tuple[str, str]:
         return f"peers-{report['surrogate']}", _heading(report) + _peers(report)
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
-    raise ValueError("of none of: peers.py, accelerator.py, accuracy.py, google-benchmark")
+    raise ValueError("written by none of peers.py, accelerator.py, accuracy.py, google-benchmark")
 
 
 def replace(text: str, name: str, content: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 
+import accelerator
 import accuracy
 import contestants
 import h2learn
@@ -279,13 +280,13 @@ def test_results_of_an_unknown_kind_change_nothing(tmp_path, monkeypatch, capsys
     page.write_text("kept")
     monkeypatch.setattr(results, "RESULTS", page)
     assert results.main([str(file)]) == 2
-    assert "neither of peers.py" in capsys.readouterr().err
+    assert "written by none of peers.py" in capsys.readouterr().err
     assert page.read_text() == "kept"
 
 
 def test_the_page_of_results_has_every_section() -> None:
     text = results.RESULTS.read_text()
-    for name in ("peers-rect", "peers-atan", "accuracy", "kernels"):
+    for name in ("peers-rect", "peers-atan", "accuracy", "kernels", "accelerator"):
         assert "figures" in results.replace(text, name, "figures")
 
 
@@ -298,6 +299,29 @@ def test_a_wrong_argument_ends_with_status_2(arguments, capsys) -> None:
         peers.main(arguments)
     assert error.value.code == 2
     assert arguments[1] in capsys.readouterr().err
+
+
+# ---- accelerator
+
+
+def test_the_accelerator_is_measured_and_written_down(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(problems.WORKLOADS, "a", TINY["images"])
+    file, page = tmp_path / "accelerator.json", tmp_path / "RESULTS.md"
+    options = ["--workloads", "a", "--threads", "1", "--rounds", "1", "--configs", "3"]
+    threads = torch.get_num_threads()
+    assert accelerator.main([*options, "--json", str(file)]) == 0
+    torch.set_num_threads(threads)
+    report = json.loads(file.read_text())
+    assert report["configs"] == 3
+    assert report["mismatches"] == 0
+    (row,) = report["rows"]
+    assert row["cycles"] > 0
+    assert row["overhead"] == pytest.approx(row["offloaded_ms"] / row["step_ms"] - 1)
+    assert "M cycles/s" in capsys.readouterr().out
+    page.write_text("<!-- accelerator -->\n<!-- /accelerator -->\n")
+    monkeypatch.setattr(results, "RESULTS", page)
+    assert results.main([str(file)]) == 0
+    assert f"{row['cycles']:,}" in page.read_text()
 
 
 # ---- accuracy
