@@ -116,6 +116,18 @@ TEST(Runnable, SaysWhichLayerAndWhatWouldDo) {
   EXPECT_EQ(refusal([&] { require_runnable(machine, {{layer}}); }), "");
 }
 
+TEST(Runnable, RefusesMoreTilesThanMemoryHolds) {
+  const Machine machine;
+  const std::uint64_t word = 0;
+  Geometry geometry;
+  geometry.in_channels = 64;
+  geometry.out_channels = 1 << 30;
+  const LayerWork layer = layer_of(geometry, &word);
+  EXPECT_EQ(refusal([&] { require_runnable(machine, {{layer}}); }),
+            "with layer conv1 the step takes more than 4194304 tiles on this machine; larger tiles "
+            "or buffers, or less work a step, would do");
+}
+
 TEST(Runnable, RefusesWorkThatContradictsItself) {
   const Machine machine;
   const std::uint64_t word = 0;

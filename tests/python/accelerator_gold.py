@@ -174,11 +174,17 @@ class Gold:
                     kept[i].add("membrane")
         return kept
 
+    def fed_by_layer_below(self, i):
+        if i == 0 or not self.layers[i - 1].neurons:
+            return False
+        above, below = self.layers[i], self.layers[i - 1]
+        return above.c * above.p_in <= below.n * below.p_out
+
     def inputs_on_chip(self, part, i):
-        return i > 0 and self.layers[i - 1].neurons and "spikes" in self.resident[part][i - 1]
+        return self.fed_by_layer_below(i) and "spikes" in self.resident[part][i - 1]
 
     def mask_on_chip(self, part, i):
-        return i > 0 and self.layers[i - 1].neurons and "mask" in self.resident[part][i - 1]
+        return self.fed_by_layer_below(i) and "mask" in self.resident[part][i - 1]
 
     # ---- engines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from pathlib import Path
 
 import pytest
 from h2learn import _core, cost
@@ -302,7 +303,7 @@ def test_accesses(name, counter, component, bits, size):
 def test_every_access_that_is_counted_is_charged():
     """No counter of reads, writes or arithmetic goes missing in a pass that has it."""
     charged = {(name, counter) for name, counter, *_ in ACCESSES}
-    page = (FOLDER.parents[3] / "docs" / "microarchitecture.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "microarchitecture.md").read_text()
     rows = page[page.index("| counter | forward, recompute_forward |") :].partition("\n\n")[0]
     columns = ("forward", "soma", "gradient", "backward", "update")
     found = 0

@@ -188,12 +188,17 @@ class Planner {
     return l.planes * bits_to_bytes(l.geometry.in_features());
   }
 
+  bool fed_by_layer_below(const Layer& l) {
+    return l.index > 0 && layer(l.index - 1).work.neurons &&
+           l.geometry.in_features() <= layer(l.index - 1).geometry.out_features();
+  }
+
   bool inputs_on_chip(const Part& part, const Layer& l) {
-    return l.index > 0 && layer(l.index - 1).work.neurons && kept(part, l.index - 1).spikes;
+    return fed_by_layer_below(l) && kept(part, l.index - 1).spikes;
   }
 
   bool mask_on_chip(const Part& part, const Layer& l) {
-    return l.index > 0 && layer(l.index - 1).work.neurons && kept(part, l.index - 1).mask;
+    return fed_by_layer_below(l) && kept(part, l.index - 1).mask;
   }
 
   int64_t timestep(int64_t row) const { return row / plan_.layers.front().work.samples; }

@@ -124,6 +124,14 @@ class ProgramBuilder {
     return place.layer > 0 && (residents_[at(place.part.index)][at(place.layer - 1)] & tensor) != 0;
   }
 
+  /// Whether the layer's inputs (or their mask) are what stays of the layer below: more features
+  /// than that one has outputs must come from elsewhere.
+  bool inputs_stay(const Place& place, Resident tensor) const {
+    if (!stays_below(place, tensor)) return false;
+    const Layer& layer = layers_[at(place.layer)];
+    return layer.inputs * layer.input_positions <= layers_[at(place.layer - 1)].neurons_per_image;
+  }
+
   Draft draft(const Place& place, const Block& block) const {
     Draft draft;
     draft.tile.pass = static_cast<std::int64_t>(place.pass);
@@ -252,7 +260,7 @@ class ProgramBuilder {
     draft.work.run_cycles = size.run_cycles(engine);
 
     const bool loads_images =
-        column == 0 && row == 0 && block.first_chunk && !stays_below(place, spikes_stay);
+        column == 0 && row == 0 && block.first_chunk && !inputs_stay(place, spikes_stay);
     const std::int64_t image_bytes = loads_images ? layer.image_bytes * block.images : 0;
     std::int64_t weights = size.tabled * columns;
     if (tiling.weights_stay) weights = first_of_pass ? layer.outputs * layer.fan_in : 0;
@@ -426,7 +434,7 @@ class ProgramBuilder {
           counters.weight_writes += weights;
           if (column == 0 && row == 0 && block.first_chunk) {
             tile.tile.load_bytes += current_gradient_bytes(place, block);
-            if (has_mask && !stays_below(place, mask_stays)) {
+            if (has_mask && !inputs_stay(place, mask_stays)) {
               tile.tile.load_bytes += block.images * layer.mask_image_bytes;
               counters.mask_write_bits += 8 * block.images * layer.mask_image_bytes;
             }
@@ -554,7 +562,7 @@ class ProgramBuilder {
 
     const bool first_of_block = where.column == 0 && where.row == 0 && where.depth == 0;
     const std::int64_t image_bytes =
-        first_of_block && !stays_below(place, spikes_stay) ? layer.image_bytes * block.images : 0;
+        first_of_block && !inputs_stay(place, spikes_stay) ? layer.image_bytes * block.images : 0;
     draft.tile.load_bytes = image_bytes;
     if (!stays(place, current_gradient_stays)) {
       const std::int64_t values = positions.positions * columns;

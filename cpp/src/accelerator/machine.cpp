@@ -2,6 +2,7 @@
 #include "h2learn/accelerator/machine.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -15,6 +16,9 @@ using std::string;
 constexpr int64_t largest_bytes = int64_t{1} << 40;
 constexpr int64_t largest_count = 1 << 16;
 constexpr int64_t largest_operations = 1'000'000'000'000'000;
+// Every tile is kept, so a step of too many would take all memory: a few bytes of work can ask
+// for billions.
+constexpr int64_t most_tiles = 1 << 22;
 
 [[noreturn]] void refuse(const string& message) { throw std::invalid_argument(message); }
 
@@ -66,6 +70,71 @@ double dense_operations(const LayerWork& layer) {
   const Geometry& g = layer.geometry;
   return static_cast<double>(layer.rows()) * static_cast<double>(layer.planes) *
          static_cast<double>(g.out_positions()) * static_cast<double>(g.weights());
+}
+
+/// Blocks that `images` of `units` each are cut into (docs/microarchitecture.md, "cut").
+int64_t blocks_of(int64_t images, int64_t units, int64_t cap, int64_t most) {
+  if (units > cap) return images * ceil_div(units, cap);
+  return ceil_div(images, std::min(cap / units, most));
+}
+
+double product(std::initializer_list<int64_t> factors) {
+  double all = 1;
+  for (const int64_t factor : factors) all *= static_cast<double>(factor);
+  return all;
+}
+
+/// Tiles of a layer's largest part times the parts: as many as there can be.
+double tiles_of(const Machine& machine, const LayerWork& layer) {
+  const Geometry& g = layer.geometry;
+  const int64_t parts = std::min(machine.parts, layer.samples);
+  const int64_t images = layer.timesteps * ceil_div(layer.samples, parts);
+  const int64_t image_bytes = layer.planes * ceil_div(g.in_features(), 8);
+  const auto columns = [&](const TableEngine& engine) {
+    return g.groups * ceil_div(g.outputs_per_group(), engine.columns);
+  };
+
+  const ForwardEngine& forward = machine.forward;
+  const int64_t sets = blocks_of(images, g.out_positions(),
+                                 forward.psum_bytes / 2 / (accumulator_bytes * forward.columns),
+                                 forward.spikes_bytes / 2 / image_bytes);
+  const int64_t rows = ceil_div(g.fan_in(), forward.rows * forward.inputs) + 1;  // and the soma
+  double tiles = product({parts, sets, columns(forward), rows});
+  if (layer.nonzero && layer.neurons && layer.membrane && machine.membrane == Membrane::recompute) {
+    tiles *= 2;
+  }
+  if (!layer.nonzero) return tiles;
+  tiles += product({parts, blocks_of(images, g.out_features(),
+                                     machine.gradient.buffer_bytes / 2 /
+                                         (machine.value_bytes + accumulator_bytes),
+                                     images)});
+  if (layer.input_gradient) {
+    const BackwardEngine& engine = machine.backward;
+    const int64_t reduction = g.taps() * g.outputs_per_group();
+    const int64_t tile_rows = std::min(engine.tile_rows, reduction);
+    const int64_t slices = ceil_div(g.channels_per_group(), engine.slice);
+    const int64_t wide = std::min(
+        {slices, engine.weights_bytes / 2 / (machine.value_bytes * tile_rows * engine.slice),
+         engine.psum_bytes / 2 / (accumulator_bytes * engine.slice)});
+    const int64_t channels = std::min(wide * engine.slice, g.channels_per_group());
+    const int64_t blocks =
+        blocks_of(images, g.in_positions(), engine.psum_bytes / 2 / (accumulator_bytes * channels),
+                  engine.gradients_bytes / 2 / (g.out_features() * machine.value_bytes));
+    tiles += product(
+        {parts, blocks, g.groups, ceil_div(slices, wide), ceil_div(reduction, engine.tile_rows)});
+  }
+  if (layer.weight_gradient) {
+    const UpdateEngine& engine = machine.update;
+    const int64_t together = std::min(images, engine.spikes_bytes / 2 / image_bytes);
+    const int64_t half = engine.psum_bytes / 2;
+    const int64_t deep = g.weights() * accumulator_bytes <= half
+                             ? g.fan_in()
+                             : half / (accumulator_bytes * engine.columns);
+    tiles +=
+        product({parts, ceil_div(images, together), columns(engine), ceil_div(g.fan_in(), deep),
+                 ceil_div(together * g.out_positions(), engine.rows * engine.inputs)});
+  }
+  return tiles;
 }
 
 void require_image_fits(const LayerWork& layer, const string& name, int64_t bytes, int64_t need,
@@ -129,6 +198,7 @@ void Machine::validate() const {
 }
 
 void require_runnable(const Machine& machine, const StepWork& step) {
+  double tiles = 0;
   for (const LayerWork& layer : step.layers) {
     const Geometry& g = layer.geometry;
     g.validate();
@@ -147,14 +217,18 @@ void require_runnable(const Machine& machine, const StepWork& step) {
     const int64_t image_bytes = layer.planes * ceil_div(g.in_features(), 8);
     require_image_fits(layer, "forward.spikes_bytes", machine.forward.spikes_bytes, image_bytes,
                        "the inputs of one image");
-    if (!layer.nonzero) continue;
-    if (layer.input_gradient) {
+    if (layer.nonzero && layer.input_gradient) {
       require_image_fits(layer, "backward.gradients_bytes", machine.backward.gradients_bytes,
                          g.out_features() * machine.value_bytes, "the gradients of one image");
     }
-    if (layer.weight_gradient) {
+    if (layer.nonzero && layer.weight_gradient) {
       require_image_fits(layer, "update.spikes_bytes", machine.update.spikes_bytes, image_bytes,
                          "the inputs of one image");
+    }
+    tiles += tiles_of(machine, layer);
+    if (tiles > static_cast<double>(most_tiles)) {
+      refuse("with layer " + layer.name + " the step takes more than " + text(most_tiles) +
+             " tiles on this machine; larger tiles or buffers, or less work a step, would do");
     }
   }
 }
