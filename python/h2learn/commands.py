@@ -14,12 +14,14 @@ from rich.console import Console
 
 from h2learn import __version__, build_info, cost, models
 from h2learn.accelerators.config import Accelerator, presets
+from h2learn.accelerators.simulation import simulate
 from h2learn.config import TrainConfig, default_model, defaults
 from h2learn.datasets import NAMES
 from h2learn.errors import InputError
 from h2learn.kernels import KERNELS
 from h2learn.offloading import Offload, offload
 from h2learn.outputs import check_outputs, write_json
+from h2learn.recorder import workload_from_model
 from h2learn.report.accelerator import accelerator_facts, show_accelerator
 from h2learn.report.progress import TrainingDisplay
 from h2learn.report.screen import show_header, show_info, show_results
@@ -33,6 +35,7 @@ from h2learn.training import (
     TrainingError,
     build_model,
 )
+from h2learn.workload import load_workload
 
 MAX_THREADS = 1024
 # Options that a resumed run may be given anew: they name things, and decide no weight.
@@ -70,6 +73,8 @@ def train(
     models.check_name(config.model)
     machine = _machine(config)
     trainer = _trainer(config)
+    if machine is not None:
+        _require_runnable(machine, trainer)
     console = Console()
     if resume:
         run.restore(trainer)
@@ -82,12 +87,16 @@ def train(
     if not finished:
         return False
     summary = _summary("train", run, trainer)
+    title = "The last epoch on the accelerator"
     if last_epoch is not None:
         summary["accelerator"] = _simulated(run, trainer, last_epoch)
+    elif machine is not None and (run.path / WORKLOAD).is_file():
+        title = "A step of the last epoch on the accelerator"  # nothing was left to train
+        summary["accelerator"] = _simulated_again(run, machine)
     run.save_results(summary)
     show_results(console, summary)
-    if last_epoch is not None:
-        console.print("\nThe last epoch on the accelerator", style="bold")
+    if "accelerator" in summary:
+        console.print(f"\n{title}", style="bold")
         show_accelerator(console, summary["accelerator"])
         _say_workload(console, summary["accelerator"])
     write_json(json_file, summary)
@@ -230,6 +239,12 @@ def _machine(config: TrainConfig) -> Accelerator | None:
     return None if config.accelerator == "none" else Accelerator.load(config.accelerator)
 
 
+def _require_runnable(machine: Accelerator, trainer: Trainer) -> None:
+    """Says before anything is written that the machine cannot run the model."""
+    shape = trainer.data.train.sample_shape
+    simulate(workload_from_model(trainer.model, shape, timesteps=1, samples=1), machine)
+
+
 def _run_epochs(
     console: Console, run: Run, trainer: Trainer, machine: Accelerator | None
 ) -> tuple[bool, Offload | None]:
@@ -285,6 +300,19 @@ def _resume_command(run: Run, trainer: Trainer) -> str:
     return f"h2learn train --resume --out {shlex.quote(str(run.path))}{own_code}"
 
 
+def _simulated_again(run: Run, machine: Accelerator) -> Record:
+    """The step that a finished run keeps."""
+    path = run.path / WORKLOAD
+    workload = load_workload(path)
+    simulation = simulate(workload, machine)
+    ablations = {name: simulate(workload, other) for name, other in machine.ablations().items()}
+    return {
+        **accelerator_facts(simulation, samples=workload.steps[0][0].samples, ablations=ablations),
+        "workload": str(path),
+        "workload_step": simulation.to_dict(),
+    }
+
+
 def _say_workload(console: Console, facts: Record) -> None:
     file = shlex.quote(facts["workload"])
     console.print(
@@ -321,7 +349,8 @@ def _summary(command: str, run: Run, trainer: Trainer) -> Record:
     return {
         "command": command,
         "run": str(run.path),
-        **trainer.config.model_dump(),
+        **trainer.config.model_dump(exclude={"accelerator"}),
+        "accelerator_name": trainer.config.accelerator,
         "epochs_done": trainer.epoch,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "test_accuracy": evaluation.accuracy,

@@ -21,7 +21,7 @@ from h2learn.accelerators.simulation import simulate, simulate_step
 from h2learn.errors import InputError
 from h2learn.numerics import hardware
 from h2learn.recorder import Recorder
-from h2learn.workload import LayerWork, Workload
+from h2learn.workload import LayerWork, Step, Workload
 
 if TYPE_CHECKING:
     from h2learn.report.trace import Timeline
@@ -36,9 +36,7 @@ class Offload:
 
     Attributes:
         accelerator: the machine.
-        workload: one step, to save, or to simulate on another machine; None before the first. It
-            is the latest of the largest: an epoch often ends with a smaller mini-batch.
-        step: that step's own simulation.
+        step: the simulation of the step that `workload` has; None before the first.
     """
 
     def __init__(
@@ -53,10 +51,10 @@ class Offload:
                 f"numerics must be one of {', '.join(get_args(Numerics))}, got {numerics!r}"
             )
         self.accelerator = accelerator
-        self.workload: Workload | None = None
         self.step: Simulation | None = None
+        self._largest: Step | None = None
         self._numerics = numerics
-        self._recorder = Recorder(model, on_step=self._simulate)
+        self._recorder = Recorder(model, on_step=self._simulate, inference=False)
         self._total: Simulation | None = None
         self._open: contextlib.ExitStack | None = None
 
@@ -81,7 +79,7 @@ class Offload:
             opened.__exit__(kind, error, trace)
 
     def _simulate(self, step: Sequence[LayerWork]) -> None:
-        result = simulate_step(step, self.accelerator, tiles=True)
+        result = simulate_step(step, self.accelerator)
         if self._total is None:
             self._total = copy.copy(result)
         else:
@@ -91,14 +89,23 @@ class Offload:
                 raise InputError(
                     f"one offload counts steps of one network: {error}; use an offload for each"
                 ) from None
-        if self.workload is None or step[0].samples >= self.workload.steps[0][0].samples:
-            self.workload = Workload((tuple(step),), {"source": "offload"})
-            self.step = result
+        if self._largest is None or step[0].samples >= self._largest[0].samples:
+            self._largest, self.step = tuple(step), result
+
+    @property
+    def workload(self) -> Workload | None:
+        """One step, to save, or to simulate on another machine; None before the first.
+
+        It is the latest of the largest: an epoch often ends with a smaller mini-batch.
+        """
+        if self._largest is None:
+            return None
+        return Workload((self._largest,), {"source": "offload"})
 
     @property
     def steps(self) -> int:
-        """Training steps simulated so far."""
-        self._recorder.step()
+        """Training steps simulated so far. One that has come to its backward pass is closed."""
+        self._close()
         return 0 if self._total is None else self._total.steps
 
     @property
@@ -108,20 +115,27 @@ class Offload:
         Raises:
             RuntimeError: no step has run yet.
         """
-        self._recorder.step()
+        self._close()
         if self._total is None:
             raise RuntimeError(
-                "no training step has run under this offload: call a model of h2learn layers "
-                "inside the block first"
+                "no training step of h2learn layers has run under this offload: run one inside the "
+                "block, forward and backward, in the thread that entered it, and not through "
+                "torch.compile"
             )
         return self._total
+
+    def _close(self) -> None:
+        # Not before the backward pass: asking for a count must not cut a step in two.
+        if self._recorder.backward_began:
+            self._recorder.step()
 
     def ablations(self) -> dict[str, Simulation]:
         """`step` with each mechanism of the accelerator switched off, by what was done."""
         self.counters  # noqa: B018 - closes the step, or says that there is none
-        assert self.workload is not None  # noqa: S101 - a sum has a step
+        workload = self.workload
+        assert workload is not None  # noqa: S101 - a sum has a step
         return {
-            name: simulate(self.workload, machine)
+            name: simulate(workload, machine)
             for name, machine in self.accelerator.ablations().items()
         }
 
@@ -140,8 +154,8 @@ class Offload:
         from h2learn.report.trace import Timeline
 
         self.counters  # noqa: B018 - closes the step, or says that there is none
-        assert self.step is not None  # noqa: S101 - a sum has a step
-        return Timeline(self.step)
+        assert self._largest is not None  # noqa: S101 - a sum has a step
+        return Timeline(simulate_step(self._largest, self.accelerator, tiles=True))
 
 
 def offload(
@@ -151,6 +165,9 @@ def offload(
     numerics: Numerics = "float32",
 ) -> Offload:
     """Simulates every training step inside the block on an accelerator.
+
+    Evaluations inside the block are not counted: a step is a forward and a backward pass. A step
+    that the machine cannot run is refused when it is closed, that is when the next one begins.
 
     Args:
         accelerator: a preset's name, a TOML file, or an `Accelerator`.
@@ -170,5 +187,5 @@ def offload(
     Raises:
         InputError: no such accelerator, an impossible one, or no such numerics.
     """
-    machine = Accelerator.load(accelerator) if isinstance(accelerator, str) else accelerator
+    machine = Accelerator.of(accelerator)
     return Offload(machine, model=model, numerics=numerics)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,7 @@ class _Layer:
     steps_a_call: int
     samples: int
     calls: list[_Call] = field(default_factory=list)
+    differentiable: bool = False  # its first forward call kept something for a backward pass
     neurons: bool = False
     membrane: bool = False
 
@@ -69,6 +71,16 @@ class _OpenStep:
         self.latest: _Layer | None = None
         self.backward_began = False
 
+    @property
+    def is_inference(self) -> bool:
+        """Whether nothing so far will be differentiated."""
+        layers = self.layers.values()
+        return not self.backward_began and not any(layer.differentiable for layer in layers)
+
+    def starts_again(self, owner: nn.Module | None) -> bool:
+        """Whether this module is the one that ran first."""
+        return any(layer.owner is owner for layer in list(self.layers.values())[:1])
+
     def of(self, owner: nn.Module | None) -> list[_Layer]:
         """The layers that are this module's work, in run order."""
         return [layer for layer in self.layers.values() if layer.owner is owner]
@@ -78,8 +90,11 @@ class Recorder:
     """Context manager and listener: collects training steps as a `Workload`.
 
     A step is closed when a layer runs forward again after the step's backward pass has begun, when
-    `step()` is called, and when the block ends; not when an error leaves the block. Forward
-    passes without a backward pass between them are one step unless `step()` parts them.
+    `step()` is called, and when the block ends; not when an error leaves the block. A forward pass
+    that will not be differentiated (an evaluation) is a step of its own: it is closed when its
+    first layer runs again, which in single-step mode is seen only once training goes on. Other
+    forward passes without a backward pass between them are one step unless `step()` parts them.
+    Only what runs in the thread that entered the block is recorded.
 
     Within a step, a module that takes one timestep a call ([B, ...]) is one layer, T its number of
     calls. A module that takes all timesteps ([T, B, ...]) and runs twice is two layers, `name` and
@@ -91,6 +106,7 @@ class Recorder:
         model: names the layers, and leaves out all others; by default every h2learn layer is
             recorded, as "conv2d1", "linear2" and so on in run order.
         on_step: is given each step when it is closed; the recorder then keeps none.
+        inference: keep steps without a backward pass, too.
         analog_bits: bits that the magnitude of analog inputs is quantised to
             (`h2learn.analog`). Dense inputs that are all 0 or 1 are spikes.
 
@@ -103,6 +119,7 @@ class Recorder:
         model: nn.Module | None = None,
         *,
         on_step: Callable[[Step], object] | None = None,
+        inference: bool = True,
         analog_bits: int = ANALOG_BITS,
     ) -> None:
         if model is not None:
@@ -113,6 +130,8 @@ class Recorder:
         self._model = model  # keeps the ids of its modules valid
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._on_step = on_step
+        self._inference = inference
+        self._thread = 0
         self._analog_bits = analog_bits
         self._steps: list[Step] = []
         self._closed = 0
@@ -122,6 +141,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self._listening is not None:
             raise RuntimeError("this recorder is recording already; make another one")
+        self._thread = threading.get_ident()
         self._listening = recording.listen(self)
         self._listening.__enter__()
         return self
@@ -160,7 +180,7 @@ class Recorder:
             InputError: its layers ran a different T or B.
         """
         opened, self._open = self._open, _OpenStep()
-        if not opened.layers:
+        if not opened.layers or not (self._inference or opened.backward_began):
             return ()
         step = tuple(_layer_work(layer) for layer in opened.layers.values())
         check_step(f"recorded step {self._closed}", step)
@@ -171,8 +191,15 @@ class Recorder:
             self._steps.append(step)
         return step
 
+    @property
+    def backward_began(self) -> bool:
+        """Whether the step under way has come to its backward pass."""
+        return self._open.backward_began
+
     def record(self, event: recording.Event) -> None:
-        """Takes one event; those of modules outside the model are ignored."""
+        """Takes one event; those of other threads and of modules outside the model are ignored."""
+        if threading.get_ident() != self._thread:
+            return
         if isinstance(event, recording.SynapseForward):
             self._forward(event)
         elif isinstance(event, recording.SomaForward):
@@ -192,7 +219,11 @@ class Recorder:
         if _in_backward_pass():
             self._open.recomputed.add(event.call)
             return
-        if self._open.backward_began and self._open.of(event.owner):
+        opened, differentiable = self._open, _is_differentiable(event)
+        is_new = opened.backward_began and bool(opened.of(event.owner))
+        if opened.is_inference and opened.starts_again(event.owner):
+            is_new = differentiable or event.lead > 1
+        if is_new:
             self.step()
         layer = self._layer(event)
         call = self._inputs(event)
@@ -211,7 +242,9 @@ class Recorder:
             kind = kind_of(event.shape) if owner is None else type(owner).__name__.lower()
             steps = lead[0] if event.lead > 1 else 1
             name = self._name(owner, kind)
-            self._open.layers[key] = _Layer(name, kind, owner, event.shape, steps, samples)
+            layer = _Layer(name, kind, owner, event.shape, steps, samples)
+            layer.differentiable = _is_differentiable(event)
+            self._open.layers[key] = layer
         return self._open.layers[key]
 
     def _name(self, owner: nn.Module | None, kind: str) -> str:
@@ -226,8 +259,12 @@ class Recorder:
     def _inputs(self, event: recording.SynapseForward) -> _Call:
         inputs = event.inputs
         if isinstance(inputs, SpikeTensor):
-            mask = inputs.mask_rows()
-            return _Call(_words(inputs.rows()), 0, None if mask is None else _words(mask))
+            # The plain tensors inside: an operator on a SpikeTensor costs several of theirs.
+            packed = _words(inputs.words)
+            planes, *lead, length = packed.shape
+            rows = math.prod(lead)
+            mask = None if inputs.mask is None else _words(inputs.mask).reshape(rows, length)
+            return _Call(packed.reshape(planes, rows, length), 0, mask)
         # An image shown at every timestep is quantised once.
         repeats = inputs.shape[0] if repeats_over_time(inputs, event.lead) else 1
         dense = inputs.detach()[:1] if repeats > 1 else inputs.detach()
@@ -282,6 +319,10 @@ def record(model: nn.Module | None = None, *, analog_bits: int = ANALOG_BITS) ->
         ['0', '2']
     """
     return Recorder(model, analog_bits=analog_bits)
+
+
+def _is_differentiable(event: recording.SynapseForward) -> bool:
+    return bool(event.kept) and recording.differentiable()
 
 
 def _in_backward_pass() -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -159,12 +161,20 @@ def owner() -> nn.Module | None:
     return getattr(_current, "owner", None)
 
 
+def differentiable() -> bool:
+    """Whether autograd follows the module whose forward is running; True outside of any.
+
+    Asked for here, because inside an autograd.Function it is switched off.
+    """
+    return getattr(_current, "differentiable", True)
+
+
 @contextlib.contextmanager
 def owned_by(module: nn.Module) -> Iterator[None]:
     """Marks `module` as the owner of the events of the block."""
-    before = owner()
-    _current.owner = module
+    before = owner(), differentiable()
+    _current.owner, _current.differentiable = module, torch.is_grad_enabled()
     try:
         yield
     finally:
-        _current.owner = before
+        _current.owner, _current.differentiable = before

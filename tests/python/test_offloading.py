@@ -1,6 +1,7 @@
 """Offload: an accelerator beside training, which it does not change."""
 
 import json
+import threading
 
 import h2learn
 import pytest
@@ -101,12 +102,58 @@ class TestCounters:
             parts = engine.busy_cycles + engine.stalled_cycles + engine.idle_cycles
             assert parts == total.cycles, engine.name
 
-    def test_forward_passes_alone_are_simulated_too(self):
+    @pytest.mark.parametrize("samples", [4, 2])
+    @pytest.mark.parametrize("when", ["first", "between", "last"])
+    def test_evaluations_are_no_steps(self, when, samples):
+        model, alone = network(), network()
+        with h2learn.offload(SMALL) as reference:
+            train(alone, steps=2)
+
+        def evaluate():
+            with torch.no_grad():
+                for _ in range(3):
+                    model(batch(samples)[0])
+
+        with h2learn.offload(SMALL) as accelerator:
+            if when == "first":
+                evaluate()
+            train(model, steps=1)
+            if when == "between":
+                evaluate()
+            train(model, steps=1)
+            if when == "last":
+                evaluate()
+        assert accelerator.steps == 2
+        assert accelerator.counters.to_dict() == reference.counters.to_dict()
+
+    def test_forward_passes_alone_can_be_recorded_and_simulated(self):
         model = network()
-        with torch.no_grad(), h2learn.offload(SMALL) as accelerator:
+        with torch.no_grad(), h2learn.record() as recorder:
             model(batch()[0])
-        assert accelerator.counters.engine("update").counters.tiles == 0
-        assert accelerator.counters.engine("forward").counters.tiles > 0
+            model(batch(2)[0])
+        assert [step[0].samples for step in recorder.workload.steps] == [4, 2]
+        result = h2learn.simulate(recorder.workload, SMALL)
+        assert result.engine("update").counters.tiles == 0
+        assert result.engine("forward").counters.tiles > 0
+
+    def test_reading_a_count_does_not_cut_a_step(self):
+        model = network()
+        inputs, labels = batch()
+        with h2learn.offload(SMALL) as accelerator:
+            loss = F.cross_entropy(model(inputs), labels)
+            assert accelerator.steps == 0
+            loss.backward()
+            assert accelerator.steps == 1
+        assert accelerator.counters.engine("update").counters.tiles > 0
+
+    def test_other_threads_are_not_counted(self):
+        model, other = network(), network()
+        with h2learn.offload(SMALL) as accelerator:
+            thread = threading.Thread(target=train, args=(other,))
+            thread.start()
+            train(model, steps=1)
+            thread.join()
+        assert accelerator.steps == 1
 
     def test_rows_dict_and_frame_say_the_same(self):
         pandas = pytest.importorskip("pandas")
@@ -173,10 +220,16 @@ class TestBadInput:
         with pytest.raises(InputError, match="unknown accelerator 'v100'"):
             h2learn.offload("v100")
 
+    def test_no_accelerator_at_all(self):
+        with pytest.raises(TypeError, match=r"accelerator must be a preset's name, .* got int"):
+            h2learn.offload(3)
+        with pytest.raises(TypeError, match="workload must be a Workload, got dict"):
+            h2learn.simulate({}, "h2learn")
+
     def test_nothing_ran(self):
         with h2learn.offload("h2learn") as accelerator:
             pass
-        with pytest.raises(RuntimeError, match="no training step has run"):
+        with pytest.raises(RuntimeError, match="no training step of h2learn layers has run"):
             accelerator.report()
 
     def test_two_networks(self):

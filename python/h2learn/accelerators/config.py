@@ -184,6 +184,23 @@ class Accelerator(_Group):
         return machine.with_(**dict(map(_parse_override, overrides)))
 
     @classmethod
+    def of(cls, accelerator: Accelerator | str) -> Accelerator:
+        """What functions take as `accelerator`: a machine, or what `load` takes.
+
+        Raises:
+            InputError: as `load`.
+            TypeError: it is neither.
+        """
+        if isinstance(accelerator, cls):
+            return accelerator
+        if not isinstance(accelerator, str):
+            raise TypeError(
+                "accelerator must be a preset's name, the path of a TOML file, or an Accelerator, "
+                f"got {type(accelerator).__name__}"
+            )
+        return cls.load(accelerator)
+
+    @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Accelerator:
         """Builds a machine from nested values, as a TOML file holds them.
 

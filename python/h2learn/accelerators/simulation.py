@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ def simulate(
         InputError: no such accelerator, an impossible machine, a layer that it cannot run, or
             steps of different layers.
     """
-    machine = Accelerator.load(accelerator) if isinstance(accelerator, str) else accelerator
+    machine = Accelerator.of(accelerator)
+    if not isinstance(workload, Workload):
+        raise TypeError(f"workload must be a Workload, got {type(workload).__name__}")
     total: Simulation | None = None
     for done, step in enumerate(workload.steps, start=1):
         last = done == len(workload.steps)
@@ -68,10 +71,16 @@ def simulate_step(
     """One step. `clocked` runs the plain simulator, which gives the same numbers slowly."""
     layers = [core_layer(layer) for layer in step]
     try:
-        raw = _core.simulate(accelerator.to_core(), layers, clocked=clocked, tiles=tiles)
+        raw = _core.simulate(_core_machine(accelerator), layers, clocked=clocked, tiles=tiles)
     except ValueError as error:
         raise InputError(f"accelerator {accelerator.name}: {error}") from None
     return Simulation(accelerator, tuple(layer.name for layer in step), raw)
+
+
+@functools.lru_cache(maxsize=8)
+def _core_machine(accelerator: Accelerator) -> _core.Machine:
+    # Training simulates one machine step after step, and its parameters are set one by one.
+    return accelerator.to_core()
 
 
 def core_layer(layer: LayerWork) -> _core.LayerWork:
