@@ -25,6 +25,8 @@ __all__ = ["LayerShape", "synthetic_workload"]
 Densities = float | Sequence[float]
 
 BLOCK_BITS = 1 << 22
+MOST_BYTES = 4 << 30
+"""Of a synthetic workload: what is a typing error more often than a plan is refused."""
 """Bits drawn at once: bounds the memory beyond that of the workload itself."""
 
 
@@ -97,6 +99,16 @@ def synthetic_workload(
         "mask": _densities("mask_density", mask_density, len(shapes)),
         "nonzero": _densities("gradient_density", gradient_density, len(shapes)),
     }
+    rows, most_bits = timesteps * samples, 8 * MOST_BYTES
+    bits = sum(
+        rows * ((shape.planes + 1) * in_features(shape.geometry) + out_features(shape.geometry))
+        for shape in shapes
+    )
+    if bits > most_bits:
+        raise InputError(
+            f"timesteps = {timesteps} and samples = {samples} make a workload of "
+            f"{bits / 8e9:.3g} GB; {MOST_BYTES / 1e9:.3g} GB are allowed"
+        )
     step = []
     for index, shape in enumerate(shapes):
         last = index == len(shapes) - 1

@@ -687,3 +687,8 @@ def test_synthetic_workloads_refuse(changes, message):
 def test_dicts_have_no_sample_shape():
     with pytest.raises(InputError, match="sample_shape belongs to layers in notation"):
         synthetic([{"in_channels": 3, "out_channels": 1}])
+
+
+def test_a_synthetic_workload_that_fills_the_memory_is_refused_at_once():
+    with pytest.raises(InputError, match=r"make a workload of .* GB; 4.29 GB are allowed"):
+        Workload.synthetic("1000-1000", sample_shape=(1000,), timesteps=100_000, samples=10_000)
