@@ -139,9 +139,9 @@ auto everything(const Result& r) {
 // ---- kernels on strings of bits
 
 const BitStringKernels& kernels() {
-  static constexpr BitStringKernels scalar = {&reference::add_ones, &reference::add_fields,
-                                              &reference::most_in_bank, &reference::mark_any,
-                                              &reference::count_addresses};
+  static constexpr BitStringKernels scalar = {
+      &reference::add_ones,        &reference::most_in_bank,           &reference::place,
+      &reference::count_addresses, &reference::count_window_addresses, &reference::add_shifted};
   return active_target() == Target::scalar ? scalar : detail::pick_bit_strings();
 }
 
@@ -160,21 +160,72 @@ TEST(FastBits, StringsAreCountedAlikeOnEveryTarget) {
     const double rate = static_cast<double>(pick(0, 10)) / 10.0;
     const Words words = random_words(1, first + count * stride + 1, rate, unsigned(round));
     const BitStrings strings{words.data(), first, stride, count, length};
-    const std::int64_t width = pick(1, 12);
     const std::int64_t banks = pick(1, 200);
+    const std::int64_t to = pick(0, 100);
     SCOPED_TRACE("round " + std::to_string(round));
     expect_same_everywhere([&] {
-      std::vector<Counts> found(3, Counts(size(count), 5));
-      std::vector<std::uint64_t> any(size(count), 8);
+      std::vector<Counts> found(2, Counts(size(count), 5));
+      Words copy(size(words_for(to + count * stride)), 0);
       kernels().add_ones(strings, found[0].data());
-      BitStrings fields = strings;
-      fields.length = length / width * width;
-      kernels().add_fields(fields, width, found[1].data());
-      kernels().most_in_bank(strings, banks, found[2].data());
-      kernels().mark_any(strings, round % 64, any.data());
-      return std::pair(found, any);
+      kernels().most_in_bank(strings, banks, found[1].data());
+      kernels().place(strings, to, stride, copy.data());
+      return std::pair(found, copy);
     });
   }
+}
+
+TEST(FastBits, StringsThatShareWordsAreCountedAlikeOnEveryTarget) {
+  for (const std::int64_t length : {1, 2, 3, 4, 8, 16, 32, 64}) {
+    for (const std::int64_t count : {0, 1, 7, 64, 129}) {
+      for (const std::int64_t first : {0, 64, 66}) {
+        for (const double rate : {0.5, 1.0}) {
+          const Words words = random_words(1, first + count * length + 1, rate, unsigned(count));
+          SCOPED_TRACE(std::to_string(count) + " of " + std::to_string(length) + " bits");
+          expect_same_everywhere([&] {
+            Counts ones(size(count), 5);
+            kernels().add_ones({words.data(), first, length, count, length}, ones.data());
+            return ones;
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST(FastBits, AddressesOfOneKindAreCountedAlikeOnEveryTarget) {
+  std::mt19937 random(2);
+  const auto pick = [&](std::int64_t least, std::int64_t most) {
+    return std::uniform_int_distribution<std::int64_t>(least, most)(random);
+  };
+  for (int round = 0; round < 100; ++round) {
+    Counts offsets(size(pick(1, 12)));
+    for (std::int64_t& offset : offsets) offset = round % 4 == 0 ? 64 * pick(0, 3) : pick(0, 300);
+    const std::int64_t words = round % 5 == 0 ? pick(60, 200) : pick(1, 9);
+    const std::int64_t first = pick(0, 3);
+    const std::int64_t digits = pick(1, 5);
+    const Words bits =
+        random_words(1, 64 * (first + words + 5 + words_behind), 0.1, unsigned(round));
+    const Words weights = random_words(digits, 64 * words, 0.3, unsigned(round) + 1000);
+    SCOPED_TRACE("round " + std::to_string(round));
+    expect_same_everywhere([&] {
+      return kernels().count_addresses({bits.data(), offsets.data(),
+                                        static_cast<std::int64_t>(offsets.size()), first, words,
+                                        weights.data(), digits});
+    });
+  }
+}
+
+TEST(FastBits, ShiftedSumsByHand) {
+  on_each_target([&] {
+    Counts from(40);
+    for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::int64_t>(i * i);
+    const Counts shifts = {0, 3, 3, 9};
+    Counts sums(31, 7);
+    kernels().add_shifted(from.data(), shifts.data(), 4, 31, sums.data());
+    for (std::int64_t i = 0; i < 31; ++i) {
+      EXPECT_EQ(sums[size(i)], 7 + i * i + 2 * (i + 3) * (i + 3) + (i + 9) * (i + 9));
+    }
+  });
 }
 
 TEST(FastBits, BanksByHand) {
@@ -207,7 +258,7 @@ TEST(FastBits, AddressesOfWindowsAreCountedAlikeOnEveryTarget) {
         }
       }
       expect_same_everywhere([&] {
-        return kernels().count_addresses(
+        return kernels().count_window_addresses(
             {row_of.data(), outputs.data(), static_cast<std::int64_t>(outputs.size()), together,
              inputs.data(), g.taps(), planes, rows * words_for(g.in_features()),
              (g.groups - 1) * g.channels_per_group(), g.in_channels, g.channels_per_group()});

@@ -36,4 +36,21 @@ struct Windows {
 /// Windows that share a table address: no table is larger (machine.cpp).
 constexpr std::int64_t most_together = 12;
 
+/// Words that may be read behind those that hold bits, so that they are combined a vector at a
+/// time.
+constexpr std::int64_t words_behind = 8;
+
+/// Table addresses that are made alike from the bits of one image: the address of place i has the
+/// bits i + offsets[j]. At place i there are as many addresses as its digits in `weights` say.
+struct Addresses {
+  /// Readable as far as the offsets reach and `words_behind` further.
+  const std::uint64_t* words = nullptr;
+  const std::int64_t* offsets = nullptr;  ///< [bits], none negative
+  std::int64_t bits = 0;
+  std::int64_t first_word = 0;  ///< that places of `weights` begin at
+  std::int64_t weight_words = 0;
+  const std::uint64_t* weights = nullptr;  ///< [digits, weight_words]: digit d counts 2^d
+  std::int64_t digits = 0;
+};
+
 }  // namespace h2learn::accelerator

@@ -1,7 +1,8 @@
 #include "accelerator/fast_bits.hpp"
 
-#include <bit>
+#include <algorithm>
 #include <exception>
+#include <optional>
 
 #include "accelerator/fast_items.hpp"
 #include "accelerator/fast_windows.hpp"
@@ -16,21 +17,22 @@ using Counts = std::vector<std::int64_t>;
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// The kernels of the target in use; the scalar ones are the reference itself.
-const BitStringKernels& kernels() {
-  static constexpr BitStringKernels scalar = {&reference::add_ones, &reference::add_fields,
-                                              &reference::most_in_bank, &reference::mark_any,
-                                              &reference::count_addresses};
+const BitStringKernels& bit_string_kernels() {
+  static constexpr BitStringKernels scalar = {
+      &reference::add_ones,        &reference::most_in_bank,           &reference::place,
+      &reference::count_addresses, &reference::count_window_addresses, &reference::add_shifted};
   return active_target() == Target::scalar ? scalar : detail::pick_bit_strings();
 }
 
 /// What all scans of a layer share.
 struct Source {
-  Source(const Machine& the_machine, const Layer& the_layer)
-      : machine(the_machine),
-        layer(the_layer),
-        input_of_output(layer.work->geometry.input_of_output()),
-        output_of_input(layer.work->geometry.output_of_input()),
-        addresses(layer, machine.forward.inputs, output_of_input) {}
+  Source(const Machine& the_machine, const Layer& the_layer, const Part& largest_part)
+      : machine(the_machine), layer(the_layer), kernels(bit_string_kernels()), image(the_layer) {
+    if (machine.forward.tables) forward = AddressCount::forward(layer, machine.forward.inputs);
+    if (layer.update && machine.update.tables && !machine.update.compact) {
+      find_update_addresses(largest_part);
+    }
+  }
 
   const std::uint64_t* input_row(std::int64_t plane, std::int64_t row) const {
     return layer.work->inputs + (plane * layer.work->rows() + row) * input_words();
@@ -42,23 +44,34 @@ struct Source {
     return layer.work->nonzero + row * words_for(layer.neurons_per_image);
   }
   std::int64_t input_words() const { return words_for(layer.work->geometry.in_features()); }
+  std::int64_t plane_words() const { return layer.work->rows() * input_words(); }
 
-  /// The channels of `group` at all input positions of a row, and likewise of the outputs.
-  BitStrings group_inputs(const std::uint64_t* row, std::int64_t group) const {
-    return {row, group * layer.group_inputs, layer.inputs, layer.input_positions,
-            layer.group_inputs};
-  }
-  BitStrings group_outputs(const std::uint64_t* row, std::int64_t group) const {
-    return {row, group * layer.group_outputs, layer.outputs, layer.output_positions,
-            layer.group_outputs};
+  /// The first output position of image `i` of a block at which an address of the update engine
+  /// begins, when no position is left out.
+  std::int64_t first_update(std::int64_t i) const {
+    const std::int64_t inputs = machine.update.inputs;
+    return (inputs - i * layer.output_positions % inputs) % inputs;
   }
 
   const Machine& machine;
   const Layer& layer;
-  std::vector<std::int32_t> input_of_output;
-  std::vector<std::int32_t> output_of_input;
-  WindowAddresses addresses;
-  const BitStringKernels& count = kernels();
+  const BitStringKernels& kernels;
+  PaddedImage image;
+  std::optional<AddressCount> forward;
+  std::vector<std::optional<AddressCount>> update;  ///< by where the first of them begins
+
+ private:
+  void find_update_addresses(const Part& largest_part) {
+    update.resize(at(machine.update.inputs));
+    const UpdateTiling tiling(machine, layer);
+    const std::int64_t images = tiling.blocks(machine, layer, largest_part).front().images;
+    for (std::int64_t i = 0; i < std::min(images, machine.update.inputs); ++i) {
+      const std::int64_t first = first_update(i);
+      std::optional<AddressCount>& count = update[at(first)];
+      if (count || first + machine.update.inputs > layer.output_positions) continue;
+      count = AddressCount::update(layer, machine.update.inputs, first);
+    }
+  }
 };
 
 // ---- images
@@ -66,104 +79,56 @@ struct Source {
 /// Scans one image of a layer after the other.
 class ImageScan {
  public:
-  explicit ImageScan(const Source& source) : s_(source), layer_(source.layer) {}
+  explicit ImageScan(const Source& source)
+      : s_(source), layer_(source.layer), ones_(source.layer, source.image) {}
 
   ImageBits scan(std::int64_t row) {
     ImageBits bits;
-    if (layer_.work->mask)
-      bits.mask_ones = ones_of(s_.mask_row(row), layer_.work->geometry.in_features());
-    if (layer_.gradient) bits.gradients = ones_of(s_.gradient_row(row), layer_.neurons_per_image);
+    if (layer_.work->mask) {
+      s_.kernels.add_ones({s_.mask_row(row), 0, 0, 1, layer_.work->geometry.in_features()},
+                          &bits.mask_ones);
+    }
     for (std::int64_t group = 0; group < layer_.groups; ++group) {
       add_windows(row, group, bits);
-      if (!s_.machine.forward.tables) continue;
-      for (const WindowAddresses::Whole& whole : s_.addresses.whole()) {
-        bits.forward_addresses += whole_addresses(row, group, whole);
-      }
-      if (!s_.addresses.straddling().empty()) {
-        bits.forward_addresses += straddling_addresses(row, group);
-      }
+      if (s_.forward) add_addresses(row, group, bits);
     }
     return bits;
   }
 
  private:
-  std::int64_t ones_of(const std::uint64_t* row, std::int64_t features) const {
-    std::int64_t ones = 0;
-    s_.count.add_ones({row, 0, 0, 1, features}, &ones);
-    return ones;
-  }
-
   void add_windows(std::int64_t row, std::int64_t group, ImageBits& bits) {
-    // One entry more, in front, for what taps read in the padding.
-    ones_.assign(at(layer_.input_positions + 1), 0);
-    for (std::int64_t plane = 0; plane < layer_.planes; ++plane) {
-      s_.count.add_ones(s_.group_inputs(s_.input_row(plane, row), group), ones_.data() + 1);
-    }
+    ones_.count(s_.kernels, s_.input_row(0, row), s_.plane_words(), group);
     gradients_.assign(at(layer_.output_positions), 0);
-    if (layer_.update) {
-      s_.count.add_ones(s_.group_outputs(s_.gradient_row(row), group), gradients_.data());
+    if (layer_.gradient) {
+      s_.kernels.add_ones({s_.gradient_row(row), group * layer_.group_outputs, layer_.outputs,
+                           layer_.output_positions, layer_.group_outputs},
+                          gradients_.data());
     }
-    const std::int32_t* input = s_.input_of_output.data();
-    for (std::int64_t output = 0; output < layer_.output_positions; ++output) {
-      std::int64_t ones = 0;
-      for (std::int64_t tap = 0; tap < layer_.taps; ++tap) ones += ones_[at(*input++ + 1)];
-      bits.window_ones += ones;
-      bits.products += ones * gradients_[at(output)];
+    const std::int64_t width = layer_.work->geometry.out_width();
+    const std::int64_t stride = layer_.work->geometry.stride_width;
+    const std::int64_t* gradients = gradients_.data();
+    for (std::int64_t output = 0; output < layer_.output_positions; output += width) {
+      std::int64_t window = s_.image.window(output);
+      for (std::int64_t x = 0; x < width; ++x, window += stride) {
+        bits.window_ones += ones_.in(window);
+        bits.gradients += *gradients;
+        bits.products += ones_.in(window) * *gradients++;
+      }
     }
   }
 
-  std::int64_t whole_addresses(std::int64_t row, std::int64_t group,
-                               const WindowAddresses::Whole& whole) {
-    fields_.assign(at(layer_.input_positions), 0);
+  void add_addresses(std::int64_t row, std::int64_t group, ImageBits& bits) {
     for (std::int64_t plane = 0; plane < layer_.planes; ++plane) {
-      BitStrings strings = s_.group_inputs(s_.input_row(plane, row), group);
-      strings.first += whole.channels.first;
-      strings.length = whole.channels.count;
-      s_.count.add_fields(strings, s_.machine.forward.inputs, fields_.data());
+      s_.image.fill(s_.kernels, s_.input_row(plane, row), group, s_.forward->reach(), words_);
+      bits.forward_addresses += s_.forward->count(s_.kernels, words_);
     }
-    std::int64_t total = 0;
-    for (std::size_t input = 0; input < fields_.size(); ++input) {
-      total += fields_[input] * whole.readers[input];
-    }
-    return total;
-  }
-
-  /// A word of `any_` holds one fragment of one input position, a bit for each plane.
-  std::int64_t straddling_addresses(std::int64_t row, std::int64_t group) {
-    const std::int64_t stride = layer_.input_positions + 1;
-    const auto& fragments = s_.addresses.fragments();
-    std::int64_t total = 0;
-    for (std::int64_t first = 0; first < layer_.planes; first += word_bits) {
-      const std::int64_t planes = std::min(word_bits, layer_.planes - first);
-      any_.assign(fragments.size() * at(stride), 0);
-      for (std::size_t f = 0; f < fragments.size(); ++f) {
-        for (std::int64_t plane = 0; plane < planes; ++plane) {
-          BitStrings strings = s_.group_inputs(s_.input_row(first + plane, row), group);
-          strings.first += fragments[f].first;
-          strings.length = fragments[f].count;
-          s_.count.mark_any(strings, plane, any_.data() + f * at(stride) + 1);
-        }
-      }
-      for (std::int64_t output = 0; output < layer_.output_positions; ++output) {
-        const std::int32_t* const inputs = s_.input_of_output.data() + output * layer_.taps;
-        for (const auto& pieces : s_.addresses.straddling()) {
-          std::uint64_t set = 0;
-          for (const WindowAddresses::Piece& piece : pieces) {
-            set |= any_[at(piece.fragment * stride + inputs[piece.tap] + 1)];
-          }
-          total += std::popcount(set);
-        }
-      }
-    }
-    return total;
   }
 
   const Source& s_;
   const Layer& layer_;
-  Counts ones_;
+  WindowOnes ones_;
   Counts gradients_;
-  Counts fields_;
-  std::vector<std::uint64_t> any_;
+  std::vector<std::uint64_t> words_;
 };
 
 // ---- backward engine
@@ -181,7 +146,7 @@ class BackwardScan {
     for (std::int64_t i = 0; i < block.images; ++i) {
       rows_.push_back(part.row(part.reversed(block.first_image + i)));
     }
-    find_outputs();
+    place_block();
   }
 
   BackwardBits scan() {
@@ -202,30 +167,62 @@ class BackwardScan {
   }
 
  private:
-  /// The output positions that read any input position of the block.
-  void find_outputs() {
-    first_output_ = layer_.output_positions;
-    std::int64_t last = -1;
-    const std::int64_t from = block_.first_unit * layer_.taps;
-    for (std::int64_t i = from; i < from + block_.units * layer_.taps; ++i) {
-      const std::int64_t output = s_.output_of_input[at(i)];
-      if (output < 0) continue;
-      first_output_ = std::min(first_output_, output);
-      last = std::max(last, output);
+  /// Where the block's input positions lie, and the gradients that reach them: both on rows that
+  /// are `width_` wide, the gradients where stride 1 would put them, zeros between and around them,
+  /// so that the gradient that an input reads through a tap is always at the same distance.
+  void place_block() {
+    const Geometry& g = layer_.work->geometry;
+    const std::int64_t reach = g.dilation_height * (g.kernel_height - 1);
+    const std::int64_t reach_across = g.dilation_width * (g.kernel_width - 1);
+    const std::int64_t first_row = block_.first_unit / g.in_width;
+    const std::int64_t rows = (block_.first_unit + block_.units - 1) / g.in_width - first_row + 1;
+    width_ = g.in_width + reach_across;
+    height_ = rows + reach;
+    for (std::int64_t unit = 0; unit < block_.units; ++unit) {
+      const std::int64_t position = block_.first_unit + unit;
+      place_of_unit_.push_back((position / g.in_width - first_row) * width_ +
+                               position % g.in_width);
     }
-    outputs_ = std::max<std::int64_t>(last + 1 - first_output_, 0);
+    for (std::int64_t tap = 0; tap < layer_.taps; ++tap) {
+      shift_of_tap_.push_back((g.kernel_height - 1 - tap / g.kernel_width) * g.dilation_height *
+                                  width_ +
+                              (g.kernel_width - 1 - tap % g.kernel_width) * g.dilation_width);
+    }
+    // Outputs further up or down than the block's own rows and the kernel reach no input of it.
+    const std::int64_t top = first_row + g.padding_height - reach;
+    const std::int64_t left = g.padding_width - reach_across;
+    for (std::int64_t output = 0; output < layer_.output_positions; ++output) {
+      const std::int64_t y = output / g.out_width() * g.stride_height - top;
+      const std::int64_t x = output % g.out_width() * g.stride_width - left;
+      if (y < 0 || y >= height_ || x < 0 || x >= width_) continue;
+      if (outputs_.empty() || outputs_.back().first + outputs_.back().count != output ||
+          g.stride_width > 1 || output % g.out_width() == 0) {
+        outputs_.push_back({output, 0, y * width_ + x});
+      }
+      ++outputs_.back().count;
+    }
+    present_.assign(at(height_ * width_), 0);
+    for (const Outputs& outputs : outputs_) {
+      std::fill_n(present_.begin() + outputs.place, outputs.count, 1);
+    }
   }
 
-  /// Gradients that are not zero among channels [from, to) of the group, for each image and output
-  /// position, and one 0 in front of each image for taps that are not valid.
+  /// Gradients that are not zero among channels [from, to) of the group, for each image, placed.
   void count_gradients(std::int64_t group, std::int64_t from, std::int64_t to, Counts& counts) {
-    const std::int64_t stride = outputs_ + 1;
-    counts.assign(at(block_.images * stride), 0);
+    counts.assign(at(block_.images * height_ * width_), 0);
+    if (outputs_.empty()) return;
+    const std::int64_t first = outputs_.front().first;
+    const std::int64_t count = outputs_.back().first + outputs_.back().count - first;
     for (std::int64_t i = 0; i < block_.images; ++i) {
-      const std::int64_t first =
-          first_output_ * layer_.outputs + group * layer_.group_outputs + from;
-      s_.count.add_ones({s_.gradient_row(rows_[at(i)]), first, layer_.outputs, outputs_, to - from},
-                        counts.data() + i * stride + 1);
+      ones_.assign(at(count), 0);
+      s_.kernels.add_ones({s_.gradient_row(rows_[at(i)]),
+                           first * layer_.outputs + group * layer_.group_outputs + from,
+                           layer_.outputs, count, to - from},
+                          ones_.data());
+      std::int64_t* const image = counts.data() + i * height_ * width_;
+      for (const Outputs& outputs : outputs_) {
+        std::copy_n(ones_.data() + outputs.first - first, outputs.count, image + outputs.place);
+      }
     }
   }
 
@@ -235,6 +232,10 @@ class BackwardScan {
     needs_.resize(at(positions_ * slices_));
     position_needs_.assign(at(positions_), {});
     channels_ = 0;
+    const std::int64_t most = std::min(engine_.slice, layer_.group_inputs);
+    while (static_cast<std::int64_t>(turns_.size()) <= most) {
+      turns_.push_back(divide_up(static_cast<std::int64_t>(turns_.size()), engine_.lanes));
+    }
     for (std::int64_t slice = 0; slice < slices_; ++slice) {
       const std::int64_t first = (tiling_.first_slice(column) + slice) * engine_.slice;
       const std::int64_t channels = std::min(engine_.slice, layer_.group_inputs - first);
@@ -256,8 +257,14 @@ class BackwardScan {
                                block_.units, channels};
       ones_.assign(at(block_.units), 0);
       most_.resize(at(block_.units));
-      s_.count.add_ones(strings, ones_.data());
-      s_.count.most_in_bank(strings, engine_.weights_banks, most_.data());
+      s_.kernels.add_ones(strings, ones_.data());
+      if (channels > engine_.weights_banks) {
+        s_.kernels.most_in_bank(strings, engine_.weights_banks, most_.data());
+      } else {  // a bank for each
+        for (std::int64_t unit = 0; unit < block_.units; ++unit) {
+          most_[at(unit)] = std::min<std::int64_t>(ones_[at(unit)], 1);
+        }
+      }
     } else {
       ones_.assign(at(block_.units), channels);
       most_.assign(at(block_.units), divide_up(channels, engine_.weights_banks));
@@ -265,7 +272,7 @@ class BackwardScan {
     for (std::int64_t unit = 0; unit < block_.units; ++unit) {
       const std::int64_t position = image * block_.units + unit;
       const std::int64_t needed = ones_[at(unit)];
-      const std::int64_t rounds = std::max(divide_up(needed, engine_.lanes), most_[at(unit)]);
+      const std::int64_t rounds = std::max(turns_[at(needed)], most_[at(unit)]);
       needs_[at(position * slices_ + slice)] = {needed, rounds};
       position_needs_[at(position)].channels += needed;
       position_needs_[at(position)].rounds += rounds;
@@ -278,31 +285,43 @@ class BackwardScan {
     const std::int64_t last = first + piece(tiling_.reduction, engine_.tile_rows, row) - 1;
     valid_.assign(at(block_.units), 0);
     gradients_.assign(at(positions_), 0);
+    sums_.assign(at(block_.images * height_ * width_), 0);
+    whole_shifts_.clear();
     for (std::int64_t tap = first / layer_.group_outputs; tap <= last / layer_.group_outputs;
          ++tap) {
       const std::int64_t start = tap * layer_.group_outputs;
       const std::int64_t from = std::max(first - start, std::int64_t{0});
       const std::int64_t to = std::min(last + 1 - start, layer_.group_outputs);
-      const bool whole = from == 0 && to == layer_.group_outputs;
-      if (!whole) count_gradients(group, from, to, part_of_tap_);
-      add_tap(tap, to - from, whole ? whole_taps_ : part_of_tap_);
+      add_valid(tap, to - from);
+      if (from == 0 && to == layer_.group_outputs) {
+        whole_shifts_.push_back(shift_of_tap_[at(tap)]);
+      } else {
+        count_gradients(group, from, to, part_of_tap_);
+        add_taps(part_of_tap_, {shift_of_tap_[at(tap)]});
+      }
+    }
+    add_taps(whole_taps_, whole_shifts_);
+    for (std::int64_t i = 0; i < block_.images; ++i) {
+      const std::int64_t* const sums = sums_.data() + i * height_ * width_;
+      std::int64_t* const gradients = gradients_.data() + i * block_.units;
+      for (std::int64_t unit = 0; unit < block_.units; ++unit) {
+        gradients[unit] = sums[place_of_unit_[at(unit)]];
+      }
     }
   }
 
-  void add_tap(std::int64_t tap, std::int64_t channels, const Counts& counts) {
-    readers_.resize(at(block_.units));
+  void add_valid(std::int64_t tap, std::int64_t channels) {
     for (std::int64_t unit = 0; unit < block_.units; ++unit) {
-      const std::int64_t output =
-          s_.output_of_input[at((block_.first_unit + unit) * layer_.taps + tap)];
-      readers_[at(unit)] = output < 0 ? 0 : output - first_output_ + 1;
-      valid_[at(unit)] += output < 0 ? 0 : channels;
+      valid_[at(unit)] +=
+          channels * present_[at(place_of_unit_[at(unit)] + shift_of_tap_[at(tap)])];
     }
-    for (std::int64_t i = 0; i < block_.images; ++i) {
-      const std::int64_t* const image = counts.data() + i * (outputs_ + 1);
-      std::int64_t* const sums = gradients_.data() + i * block_.units;
-      for (std::int64_t unit = 0; unit < block_.units; ++unit)
-        sums[unit] += image[readers_[at(unit)]];
-    }
+  }
+
+  void add_taps(const Counts& counts, const Counts& shifts) {
+    // Those of the last image reach no further than its own gradients.
+    const auto count = static_cast<std::int64_t>(counts.size()) - shift_of_tap_.front();
+    s_.kernels.add_shifted(counts.data(), shifts.data(), static_cast<std::int64_t>(shifts.size()),
+                           count, sums_.data());
   }
 
   std::int64_t run_tile(std::int64_t row, BackwardBits& bits) {
@@ -310,21 +329,23 @@ class BackwardScan {
     std::int64_t longest = 1;
     std::int64_t* item = cycles_.data();
     const Need* need = needs_.data();
-    for (std::int64_t position = 0; position < positions_; ++position) {
-      const std::int64_t valid = valid_[at(position % block_.units)];
-      const std::int64_t gradients = engine_.input_sparsity ? gradients_[at(position)] : valid;
-      for (std::int64_t slice = 0; slice < slices_; ++slice, ++need, ++item) {
-        const bool empty = need->channels == 0 || gradients == 0;
-        *item = empty ? 1 : need->rounds * gradients + engine_.encode_cycles;
-        longest = std::max(longest, *item);
-        bits.items_empty += std::int64_t{empty};
+    for (std::int64_t position = 0; position < positions_;) {
+      for (std::int64_t unit = 0; unit < block_.units; ++unit, ++position) {
+        const std::int64_t valid = valid_[at(unit)];
+        const std::int64_t gradients = engine_.input_sparsity ? gradients_[at(position)] : valid;
+        for (std::int64_t slice = 0; slice < slices_; ++slice, ++need, ++item) {
+          const bool empty = need->channels == 0 || gradients == 0;
+          *item = empty ? 1 : need->rounds * gradients + engine_.encode_cycles;
+          longest = std::max(longest, *item);
+          bits.items_empty += std::int64_t{empty};
+        }
+        const Need& all = position_needs_[at(position)];
+        bits.offered += channels_ * valid;
+        bits.needed += all.channels * gradients;
+        bits.skipped_by_gradient += all.channels * (valid - gradients);
+        bits.skipped_by_mask += (channels_ - all.channels) * valid;
+        bits.lane_turns += all.rounds * gradients;
       }
-      const Need& all = position_needs_[at(position)];
-      bits.offered += channels_ * valid;
-      bits.needed += all.channels * gradients;
-      bits.skipped_by_gradient += all.channels * (valid - gradients);
-      bits.skipped_by_mask += (channels_ - all.channels) * valid;
-      bits.lane_turns += all.rounds * gradients;
     }
     bits.items += positions_ * slices_;
     bits.mask_bits += positions_ * channels_;
@@ -337,6 +358,12 @@ class BackwardScan {
     std::int64_t channels = 0;
     std::int64_t rounds = 0;
   };
+  /// Neighbouring output positions from `first` on, and where the first of them is placed.
+  struct Outputs {
+    std::int64_t first = 0;
+    std::int64_t count = 0;
+    std::int64_t place = 0;
+  };
 
   const Source& s_;
   const Layer& layer_;
@@ -345,14 +372,20 @@ class BackwardScan {
   const Block& block_;
   const std::int64_t positions_;
   Counts rows_;  ///< of the block's images
-  std::int64_t first_output_ = 0;
-  std::int64_t outputs_ = 0;
+  std::int64_t width_ = 0;
+  std::int64_t height_ = 0;
+  Counts place_of_unit_;
+  Counts shift_of_tap_;  ///< from a unit's place to that of the gradient
+  std::vector<Outputs> outputs_;
+  Counts present_;  ///< [height, width]: 1 where an output is placed
 
-  Counts whole_taps_;
-  Counts part_of_tap_;
+  Counts whole_taps_;   ///< [images, height, width]
+  Counts part_of_tap_;  ///< likewise
+  Counts sums_;         ///< likewise, over taps
+  Counts whole_shifts_;
   Counts ones_;
   Counts most_;
-  Counts readers_;
+  Counts turns_;      ///< [needed channels]: of all lanes
   Counts valid_;      ///< [units]
   Counts gradients_;  ///< [positions]
   std::int64_t slices_ = 0;
@@ -372,7 +405,8 @@ class UpdateScan {
         layer_(source.layer),
         engine_(source.machine.update),
         tiling_(source.machine, source.layer),
-        block_(block) {
+        block_(block),
+        ones_(source.layer, source.image) {
     for (std::int64_t i = 0; i < block.images; ++i) {
       rows_.push_back(part.row(part.reversed(block.first_image + i)));
     }
@@ -380,80 +414,195 @@ class UpdateScan {
 
   UpdateBits scan() {
     UpdateBits bits;
-    for (std::int64_t column = 0; column < tiling_.columns.count; ++column) {
-      bits.column_tile.push_back(static_cast<std::int64_t>(bits.tiles.size()));
-      scan_columns(column, bits);
+    if (engine_.compact) {
+      for (std::int64_t column = 0; column < tiling_.columns.count; ++column) {
+        bits.column_tile.push_back(static_cast<std::int64_t>(bits.tiles.size()));
+        scan_compacted(column, bits);
+      }
+    } else {
+      count_tiles(bits);
+      for (std::int64_t group = 0; group < layer_.groups; ++group) {
+        if (engine_.tables) {
+          bits.addresses += layer_.group_outputs * count_addresses(group);
+        } else {
+          bits.set_bits += layer_.group_outputs * count_ones(group);
+        }
+      }
     }
     bits.column_tile.push_back(static_cast<std::int64_t>(bits.tiles.size()));
     return bits;
   }
 
  private:
-  void scan_columns(std::int64_t column, UpdateBits& bits) {
+  std::int64_t columns_of(std::int64_t column) const {
+    return piece(layer_.group_outputs, tiling_.columns.size, column % tiling_.columns.per_group);
+  }
+  /// The first output channel of a column tile, over all groups.
+  std::int64_t first_of(std::int64_t column) const {
+    return tiling_.columns.group(column) * layer_.group_outputs + tiling_.columns.first(column);
+  }
+
+  // ---- all positions
+
+  void count_tiles(UpdateBits& bits) {
+    const std::int64_t positions = block_.images * layer_.output_positions;
+    const std::int64_t tiles = divide_up(positions, tiling_.tile_positions);
+    for (std::int64_t column = 0; column < tiling_.columns.count; ++column) {
+      bits.column_tile.push_back(column * tiles);
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        bits.tiles.push_back({piece(positions, tiling_.tile_positions, tile), 0});
+      }
+    }
+    for (std::int64_t i = 0; i < block_.images; ++i) {
+      const std::int64_t start = i * layer_.output_positions;
+      for (std::int64_t from = 0; from < layer_.output_positions;) {
+        const std::int64_t tile = (start + from) / tiling_.tile_positions;
+        const std::int64_t to =
+            std::min(layer_.output_positions, (tile + 1) * tiling_.tile_positions - start);
+        count_gradients(rows_[at(i)], from, to - from, &bits.tiles[at(tile)], tiles);
+        from = to;
+      }
+    }
+  }
+
+  /// Adds the gradients at some positions of an image to the tiles that take them; those of the
+  /// next column tile lie `tiles` further on.
+  void count_gradients(std::int64_t row, std::int64_t from, std::int64_t positions,
+                       UpdateBits::Tile* tile, std::int64_t tiles) {
+    const std::uint64_t* const words = s_.gradient_row(row);
+    const std::int64_t first = from * layer_.outputs;
+    if (tiling_.columns.count == 1) {
+      s_.kernels.add_ones({words, first, 0, 1, positions * layer_.outputs}, &tile->gradients);
+      return;
+    }
+    if (positions < tiling_.columns.per_group) {
+      for (std::int64_t p = 0; p < positions; ++p) {
+        count_gradients_of(words, first + p * layer_.outputs, tile, tiles);
+      }
+      return;
+    }
+    for (std::int64_t column = 0; column < tiling_.columns.count; ++column) {
+      gradients_.assign(at(positions), 0);
+      s_.kernels.add_ones(
+          {words, first + first_of(column), layer_.outputs, positions, columns_of(column)},
+          gradients_.data());
+      for (const std::int64_t gradients : gradients_) tile[column * tiles].gradients += gradients;
+    }
+  }
+
+  /// The same for one position, whose gradients begin at bit `first`.
+  void count_gradients_of(const std::uint64_t* words, std::int64_t first, UpdateBits::Tile* tile,
+                          std::int64_t tiles) {
+    const Columns& columns = tiling_.columns;
+    const std::int64_t whole = layer_.group_outputs / columns.size;
+    for (std::int64_t column = 0; column < columns.count; column += columns.per_group) {
+      gradients_.assign(at(columns.per_group), 0);
+      s_.kernels.add_ones({words, first + first_of(column), columns.size, whole, columns.size},
+                          gradients_.data());
+      if (whole < columns.per_group) {
+        const std::int64_t last = column + whole;
+        s_.kernels.add_ones({words, first + first_of(last), 0, 1, columns_of(last)},
+                            &gradients_.back());
+      }
+      for (std::int64_t c = 0; c < columns.per_group; ++c) {
+        tile[(column + c) * tiles].gradients += gradients_[at(c)];
+      }
+    }
+  }
+
+  /// Addresses within an image are counted all at once, others window by window.
+  std::int64_t count_addresses(std::int64_t group) {
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < block_.images; ++i) {
+      const std::int64_t row = rows_[at(i)];
+      const std::int64_t first = s_.first_update(i);
+      const std::int64_t whole = (layer_.output_positions - first) / engine_.inputs;
+      if (first + engine_.inputs > layer_.output_positions) {
+        gather(row, 0, layer_.output_positions);
+        continue;
+      }
+      gather(row, 0, first);
+      gather(row, first + whole * engine_.inputs, layer_.output_positions);
+      const AddressCount& within = *s_.update[at(first)];
+      for (std::int64_t plane = 0; plane < layer_.planes; ++plane) {
+        s_.image.fill(s_.kernels, s_.input_row(plane, row), group, within.reach(), words_);
+        count += within.count(s_.kernels, words_);
+      }
+    }
+    return count + count_gathered(group);
+  }
+
+  std::int64_t count_ones(std::int64_t group) {
+    std::int64_t count = 0;
+    for (const std::int64_t row : rows_) {
+      ones_.count(s_.kernels, s_.input_row(0, row), s_.plane_words(), group);
+      for (std::int64_t output = 0; output < layer_.output_positions; ++output) {
+        count += ones_.in(s_.image.window(output));
+      }
+    }
+    return count;
+  }
+
+  // ---- positions with gradients only
+
+  void scan_compacted(std::int64_t column, UpdateBits& bits) {
     const std::int64_t group = tiling_.columns.group(column);
-    const std::int64_t first = tiling_.columns.first(column);
-    const std::int64_t columns =
-        piece(layer_.group_outputs, tiling_.columns.size, column % tiling_.columns.per_group);
-    // Without compaction all column tiles of a group take the same positions.
-    const bool first_of_positions = engine_.compact || first == 0;
-    const std::int64_t sharing = engine_.compact ? columns : layer_.group_outputs;
+    const std::int64_t columns = columns_of(column);
     bits.tiles.push_back({});
     for (const std::int64_t row : rows_) {
       gradients_.assign(at(layer_.output_positions), 0);
-      s_.count.add_ones({s_.gradient_row(row), group * layer_.group_outputs + first, layer_.outputs,
-                         layer_.output_positions, columns},
-                        gradients_.data());
-      if (first_of_positions && !engine_.tables) count_window_ones(row, group);
+      s_.kernels.add_ones({s_.gradient_row(row), first_of(column), layer_.outputs,
+                           layer_.output_positions, columns},
+                          gradients_.data());
+      if (!engine_.tables) {
+        ones_.count(s_.kernels, s_.input_row(0, row), s_.plane_words(), group);
+      }
       for (std::int64_t output = 0; output < layer_.output_positions; ++output) {
-        if (engine_.compact && gradients_[at(output)] == 0) continue;
+        if (gradients_[at(output)] == 0) continue;
         if (bits.tiles.back().positions == tiling_.tile_positions) {
-          if (first_of_positions) bits.addresses += sharing * count_addresses(group);
+          bits.addresses += columns * count_gathered(group);
           bits.tiles.push_back({});
         }
         ++bits.tiles.back().positions;
         bits.tiles.back().gradients += gradients_[at(output)];
-        if (!first_of_positions) continue;
         if (engine_.tables) {
-          window_rows_.push_back(s_.input_row(0, row));
-          window_outputs_.push_back(static_cast<std::int32_t>(output));
+          gather(row, output, output + 1);
         } else {
-          bits.set_bits += sharing * window_ones_[at(output)];
+          bits.set_bits += columns * ones_.in(s_.image.window(output));
         }
       }
     }
-    if (first_of_positions) bits.addresses += sharing * count_addresses(group);
+    bits.addresses += columns * count_gathered(group);
   }
 
-  /// Of the windows gathered so far, which are then forgotten.
-  std::int64_t count_addresses(std::int64_t group) {
+  // ---- windows one by one
+
+  void gather(std::int64_t row, std::int64_t from, std::int64_t to) {
+    for (std::int64_t output = from; output < to; ++output) {
+      window_rows_.push_back(s_.input_row(0, row));
+      window_outputs_.push_back(static_cast<std::int32_t>(output));
+    }
+  }
+
+  /// Addresses of the windows gathered so far, which are then forgotten.
+  std::int64_t count_gathered(std::int64_t group) {
+    if (window_rows_.empty()) return 0;
+    if (input_of_output_.empty()) input_of_output_ = layer_.work->geometry.input_of_output();
     const Windows windows{window_rows_.data(),
                           window_outputs_.data(),
                           static_cast<std::int64_t>(window_rows_.size()),
                           engine_.inputs,
-                          s_.input_of_output.data(),
+                          input_of_output_.data(),
                           layer_.taps,
                           layer_.planes,
-                          layer_.work->rows() * s_.input_words(),
+                          s_.plane_words(),
                           group * layer_.group_inputs,
                           layer_.inputs,
                           layer_.group_inputs};
-    const std::int64_t count = s_.count.count_addresses(windows);
+    const std::int64_t count = s_.kernels.count_window_addresses(windows);
     window_rows_.clear();
     window_outputs_.clear();
     return count;
-  }
-
-  /// Set bits in the window of each output position.
-  void count_window_ones(std::int64_t row, std::int64_t group) {
-    ones_.assign(at(layer_.input_positions + 1), 0);
-    for (std::int64_t plane = 0; plane < layer_.planes; ++plane) {
-      s_.count.add_ones(s_.group_inputs(s_.input_row(plane, row), group), ones_.data() + 1);
-    }
-    window_ones_.assign(at(layer_.output_positions), 0);
-    const std::int32_t* input = s_.input_of_output.data();
-    for (std::int64_t& ones : window_ones_) {
-      for (std::int64_t tap = 0; tap < layer_.taps; ++tap) ones += ones_[at(*input++ + 1)];
-    }
   }
 
   const Source& s_;
@@ -462,9 +611,10 @@ class UpdateScan {
   const UpdateTiling tiling_;
   const Block& block_;
   Counts rows_;  ///< of the block's images
+  WindowOnes ones_;
   Counts gradients_;
-  Counts ones_;
-  Counts window_ones_;
+  std::vector<std::uint64_t> words_;
+  std::vector<std::int32_t> input_of_output_;
   std::vector<const std::uint64_t*> window_rows_;
   std::vector<std::int32_t> window_outputs_;
 };
@@ -476,8 +626,8 @@ std::int64_t gradients_of(const Source& source, const Part& part, const Block& b
   std::int64_t gradients = 0;
   for (std::int64_t i = 0; i < block.images; ++i) {
     const std::int64_t row = part.row(part.reversed(block.first_image + i));
-    source.count.add_ones({source.gradient_row(row), block.first_unit, 0, 1, block.units},
-                          &gradients);
+    source.kernels.add_ones({source.gradient_row(row), block.first_unit, 0, 1, block.units},
+                            &gradients);
   }
   return gradients;
 }
@@ -487,9 +637,11 @@ std::int64_t gradients_of(const Source& source, const Part& part, const Block& b
 /// Below this many bits a second thread costs more than it saves.
 constexpr std::int64_t parallel_from_bits = std::int64_t{1} << 18;
 
-std::int64_t bits_of(const Layer& layer) {
-  const std::int64_t inputs = layer.work->geometry.in_features() * (layer.planes + 1);
-  return layer.work->rows() * (inputs + layer.neurons_per_image);
+/// Images of about this many bits are scanned together.
+constexpr std::int64_t bits_of_a_job = std::int64_t{1} << 16;
+
+std::int64_t image_bits(const Layer& layer) {
+  return layer.work->geometry.in_features() * (layer.planes + 1) + layer.neurons_per_image;
 }
 
 /// Runs body(0) ... body(count - 1), on all threads if so wished; throws one of the exceptions that
@@ -509,9 +661,9 @@ void run_all(std::int64_t count, bool parallel, Body body) {
   if (thrown) std::rethrow_exception(thrown);
 }
 
-/// Something to scan: an image of a layer, or a block of one of its passes.
+/// Something to scan: some images of a layer, or a block of one of its passes.
 struct Job {
-  Pass pass = Pass::forward;  ///< forward stands for an image
+  Pass pass = Pass::forward;  ///< forward stands for images
   std::int64_t layer = 0;
   std::int64_t part = 0;
   Block block;
@@ -521,13 +673,16 @@ struct Job {
 
 std::vector<LayerBits> scan(const Machine& machine, const std::vector<Layer>& layers,
                             const std::vector<Part>& parts) {
+  std::int64_t all_bits = 0;
+  for (const Layer& layer : layers) all_bits += layer.work->rows() * image_bits(layer);
+  const bool parallel = all_bits >= parallel_from_bits;
+
   std::vector<Source> sources;
   sources.reserve(layers.size());
-  for (const Layer& layer : layers) sources.emplace_back(machine, layer);
+  for (const Layer& layer : layers) sources.emplace_back(machine, layer, parts.front());
 
   std::vector<LayerBits> bits(layers.size());
   std::vector<Job> jobs;
-  std::int64_t all_bits = 0;
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const Layer& layer = layers[l];
     const auto add = [&](Pass pass, const Part& part, const std::vector<Block>& blocks) {
@@ -536,10 +691,10 @@ std::vector<LayerBits> scan(const Machine& machine, const std::vector<Layer>& la
       }
       return blocks.size();
     };
-    all_bits += bits_of(layer);
+    const std::int64_t together = std::max<std::int64_t>(bits_of_a_job / image_bits(layer), 1);
     bits[l].images.resize(at(layer.work->rows()));
     for (const Part& part : parts) {
-      add(Pass::forward, part, cut(part.images(), 1, 1, 1));
+      add(Pass::forward, part, cut(part.images(), 1, together, together));
       bits[l].backward.emplace_back(
           layer.backward ? add(Pass::backward, part,
                                BackwardTiling(machine, layer).blocks(machine, layer, part))
@@ -553,15 +708,18 @@ std::vector<LayerBits> scan(const Machine& machine, const std::vector<Layer>& la
     }
   }
   const auto count = static_cast<std::int64_t>(jobs.size());
-  run_all(count, all_bits >= parallel_from_bits, [&](std::int64_t i) {
+  run_all(count, parallel, [&](std::int64_t i) {
     const Job& job = jobs[at(i)];
     const Source& source = sources[at(job.layer)];
     const Part& part = parts[at(job.part)];
     LayerBits& out = bits[at(job.layer)];
     const std::size_t index = at(job.block.index);
     if (job.pass == Pass::forward) {
-      const std::int64_t row = part.row(job.block.first_image);
-      out.images[at(row)] = ImageScan(source).scan(row);
+      ImageScan images(source);
+      for (std::int64_t image = job.block.first_image; image <= job.block.last_image(); ++image) {
+        const std::int64_t row = part.row(image);
+        out.images[at(row)] = images.scan(row);
+      }
     } else if (job.pass == Pass::backward) {
       out.backward[at(job.part)][index] = BackwardScan(source, part, job.block).scan();
     } else if (job.pass == Pass::update) {

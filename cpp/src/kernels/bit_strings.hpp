@@ -9,12 +9,14 @@ namespace h2learn {
 
 struct BitStringKernels {
   void (*add_ones)(const accelerator::BitStrings& strings, std::int64_t* ones);
-  void (*add_fields)(const accelerator::BitStrings& strings, std::int64_t width,
-                     std::int64_t* fields);
   void (*most_in_bank)(const accelerator::BitStrings& strings, std::int64_t banks,
                        std::int64_t* most);
-  void (*mark_any)(const accelerator::BitStrings& strings, std::int64_t bit, std::uint64_t* any);
-  std::int64_t (*count_addresses)(const accelerator::Windows& windows);
+  void (*place)(const accelerator::BitStrings& strings, std::int64_t first, std::int64_t stride,
+                std::uint64_t* to);
+  std::int64_t (*count_addresses)(const accelerator::Addresses& addresses);
+  std::int64_t (*count_window_addresses)(const accelerator::Windows& windows);
+  void (*add_shifted)(const std::int64_t* from, const std::int64_t* shifts, std::int64_t terms,
+                      std::int64_t count, std::int64_t* sums);
 };
 
 H2LEARN_DECLARE_KERNELS(BitStringKernels, bit_strings)

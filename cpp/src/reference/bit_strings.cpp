@@ -5,6 +5,7 @@
 namespace h2learn::reference {
 namespace {
 
+using accelerator::Addresses;
 using accelerator::BitStrings;
 using accelerator::Windows;
 
@@ -14,13 +15,6 @@ bool bit_at(const std::uint64_t* words, std::int64_t index) {
 
 bool bit_of(const BitStrings& strings, std::int64_t string, std::int64_t place) {
   return bit_at(strings.words, strings.first + string * strings.stride + place);
-}
-
-bool any(const BitStrings& strings, std::int64_t string, std::int64_t from, std::int64_t to) {
-  for (std::int64_t place = from; place < to; ++place) {
-    if (bit_of(strings, string, place)) return true;
-  }
-  return false;
 }
 
 bool bit_of_window(const Windows& w, std::int64_t window, std::int64_t plane, std::int64_t tap,
@@ -40,14 +34,6 @@ void add_ones(const BitStrings& strings, std::int64_t* ones) {
   }
 }
 
-void add_fields(const BitStrings& strings, std::int64_t width, std::int64_t* fields) {
-  for (std::int64_t i = 0; i < strings.count; ++i) {
-    for (std::int64_t place = 0; place < strings.length; place += width) {
-      fields[i] += std::int64_t{any(strings, i, place, place + width)};
-    }
-  }
-}
-
 void most_in_bank(const BitStrings& strings, std::int64_t banks, std::int64_t* most) {
   for (std::int64_t i = 0; i < strings.count; ++i) {
     most[i] = 0;
@@ -61,13 +47,31 @@ void most_in_bank(const BitStrings& strings, std::int64_t banks, std::int64_t* m
   }
 }
 
-void mark_any(const BitStrings& strings, std::int64_t bit, std::uint64_t* any_bits) {
+void place(const BitStrings& strings, std::int64_t first, std::int64_t stride, std::uint64_t* to) {
   for (std::int64_t i = 0; i < strings.count; ++i) {
-    any_bits[i] |= std::uint64_t{any(strings, i, 0, strings.length)} << bit;
+    for (std::int64_t at = 0; at < strings.length; ++at) {
+      const std::int64_t there = first + i * stride + at;
+      to[there / 64] |= std::uint64_t{bit_of(strings, i, at)} << (there % 64);
+    }
   }
 }
 
-std::int64_t count_addresses(const Windows& w) {
+std::int64_t count_addresses(const Addresses& a) {
+  std::int64_t count = 0;
+  for (std::int64_t at = 0; at < a.weight_words * 64; ++at) {
+    bool set = false;
+    for (std::int64_t j = 0; j < a.bits; ++j) {
+      set = set || bit_at(a.words, a.first_word * 64 + at + a.offsets[j]);
+    }
+    for (std::int64_t digit = 0; set && digit < a.digits; ++digit) {
+      const bool counts = bit_at(a.weights + digit * a.weight_words, at);
+      count += std::int64_t{counts} << digit;
+    }
+  }
+  return count;
+}
+
+std::int64_t count_window_addresses(const Windows& w) {
   std::int64_t count = 0;
   for (std::int64_t from = 0; from < w.windows; from += w.together) {
     const std::int64_t to = std::min(from + w.together, w.windows);
@@ -84,6 +88,13 @@ std::int64_t count_addresses(const Windows& w) {
     }
   }
   return count;
+}
+
+void add_shifted(const std::int64_t* from, const std::int64_t* shifts, std::int64_t terms,
+                 std::int64_t count, std::int64_t* sums) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t j = 0; j < terms; ++j) sums[i] += from[i + shifts[j]];
+  }
 }
 
 }  // namespace h2learn::reference
