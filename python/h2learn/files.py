@@ -42,7 +42,7 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
-            raise InputError(f"{path}: not a regular file")
+            raise InputError(f"{path}: cannot be read: not a regular file")
         with path.open("rb") as stream:
             content = stream.read(limit_bytes + 1)
     except OSError as error:
