@@ -3,7 +3,7 @@
 A contestant turns a problem (`problems.Problem`) into a function from inputs [T, B, ...] to
 firing rates [B, classes]. All of them share one set of parameters, so that a gradient computed by
 one can be laid beside another's. The neuron is the one whose reset gradient every library offers:
-u <- 0.5 u + x, a spike above 1, hard reset, detached.
+u <- 0.5 u + x, a spike above 1, hard reset, detached. `NeuronOptions` keep the reset's gradient.
 """
 
 from __future__ import annotations
@@ -63,7 +63,21 @@ class Contestant:
         return loss.item()
 
 
-Builder = Callable[[Problem, list[nn.Parameter], str], Contestant]
+@dataclass(frozen=True)
+class NeuronOptions:
+    """How the neurons are trained.
+
+    Attributes:
+        detach_reset: no gradient through the spike in the reset.
+        membrane: of h2learn, which alone offers the choice: "store" or "recompute".
+    """
+
+    detach_reset: bool = True
+    membrane: str = "store"
+
+
+DETACHED = NeuronOptions()
+Builder = Callable[[Problem, list[nn.Parameter], str, NeuronOptions], Contestant]
 
 
 def _plain_layers(
@@ -118,21 +132,30 @@ def _assemble(
     return nn.Sequential(*modules)
 
 
-def _neuron(surrogate: str) -> plain.Neuron:
-    return plain.Neuron(DECAY, THRESHOLD, surrogate, SURROGATE_WIDTHS[surrogate], detach_reset=True)
+def _neuron(surrogate: str, options: NeuronOptions) -> plain.Neuron:
+    width = SURROGATE_WIDTHS[surrogate]
+    return plain.Neuron(DECAY, THRESHOLD, surrogate, width, options.detach_reset)
 
 
-def pytorch(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def pytorch(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """Eager PyTorch with the neuron's backward pass written by hand."""
-    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate)))
+    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate, options)))
     return Contestant("pytorch", model, parameters)
 
 
 def pytorch_channels_last(
-    problem: Problem, parameters: list[nn.Parameter], surrogate: str
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
 ) -> Contestant:
     """The same with images stored channels-last."""
-    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate)))
+    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate, options)))
 
     def rates(inputs: Tensor) -> Tensor:
         images = inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -142,20 +165,30 @@ def pytorch_channels_last(
     return Contestant("pytorch-channels-last", rates, parameters)
 
 
-def pytorch_compile(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def pytorch_compile(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """torch.compile of the network whose neuron autograd differentiates."""
     import torch._inductor.config as inductor
 
     # Generated code has its number of threads built in; a cached one must not be taken for another.
     inductor.cpp.threads = torch.get_num_threads()
     torch.compiler.reset()
-    model = _plain_layers(problem, parameters, lambda: plain.LoopLIF(_neuron(surrogate)))
+    model = _plain_layers(problem, parameters, lambda: plain.LoopLIF(_neuron(surrogate, options)))
     return Contestant("pytorch-compile", torch.compile(model, dynamic=False), parameters)
 
 
-def pytorch_bf16(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def pytorch_bf16(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """Eager PyTorch under bfloat16 autocast: what giving up float32 buys. For information."""
-    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate)))
+    model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate, options)))
 
     def rates(inputs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -165,7 +198,12 @@ def pytorch_bf16(problem: Problem, parameters: list[nn.Parameter], surrogate: st
     return Contestant("pytorch-bf16", rates, parameters, comparable=False)
 
 
-def spikingjelly(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def spikingjelly(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """SpikingJelly in multi-step mode. Spikes at u >= 1."""
     try:
         from spikingjelly.activation_based import functional, layer, neuron
@@ -184,7 +222,7 @@ def spikingjelly(problem: Problem, parameters: list[nn.Parameter], surrogate: st
             v_threshold=THRESHOLD,
             v_reset=0.0,
             surrogate_function=_spikingjelly_surrogate(surrogate),
-            detach_reset=True,
+            detach_reset=options.detach_reset,
         ),
         readout=plain.MeanOverTime,
     )
@@ -222,13 +260,20 @@ def _spikingjelly_surrogate(name: str) -> Any:
     return Rect(width=SURROGATE_WIDTHS["rect"])
 
 
-def snntorch(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def snntorch(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """A loop over t of snnTorch. Spikes at u > 1; its delayed reset to zero is the same neuron."""
     try:
         import snntorch as snn
     except ImportError as error:
         raise UnavailableError(f"not installed: {error}") from error
-    slope = _neuron(surrogate).slope
+    if not options.detach_reset:
+        raise UnavailableError("always detaches its reset")
+    slope = _neuron(surrogate, options).slope
     if surrogate == "atan":
         spike_grad = snn.surrogate.atan(alpha=2.0)
     else:
@@ -263,7 +308,12 @@ def snntorch(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -
     return Contestant("snntorch", rates, parameters)
 
 
-def h2learn(problem: Problem, parameters: list[nn.Parameter], surrogate: str) -> Contestant:
+def h2learn(
+    problem: Problem,
+    parameters: list[nn.Parameter],
+    surrogate: str,
+    options: NeuronOptions = DETACHED,
+) -> Contestant:
     """This project. Packing the input's bits, where it is binary, is part of its step."""
     try:
         import h2learn as library
@@ -283,7 +333,8 @@ def h2learn(problem: Problem, parameters: list[nn.Parameter], surrogate: str) ->
             DECAY,
             THRESHOLD,
             surrogate=bump[surrogate](width=SURROGATE_WIDTHS[surrogate]),
-            detach_reset=True,
+            detach_reset=options.detach_reset,
+            membrane=options.membrane,
         ),
         readout=lambda: spiking.Readout("rate"),
     )
@@ -323,10 +374,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def reference(problem: Problem, surrogate: str) -> tuple[float, list[Tensor]]:
+def reference(
+    problem: Problem, surrogate: str, options: NeuronOptions = DETACHED
+) -> tuple[float, list[Tensor]]:
     """Loss and gradients of the network in plain PyTorch, in float64."""
     parameters = [nn.Parameter(w.double()) for w in problem.weights]
-    contestant = pytorch(problem, parameters, surrogate)
+    contestant = pytorch(problem, parameters, surrogate, options)
     rates = contestant.rates(problem.inputs.double())
     loss = nn.functional.cross_entropy(rates, problem.labels)
     loss.backward()

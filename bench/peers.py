@@ -1,7 +1,8 @@
 """One training step of h2learn beside PyTorch, SpikingJelly and snnTorch.
 
     python bench/peers.py [--workloads a,b,c] [--threads 1,2] [--rounds 9] [--surrogate rect]
-                          [--peers ...] [--json FILE]
+                          [--reset detached|kept] [--membrane store|recompute] [--peers ...]
+                          [--json FILE]
 
 Same network, weights, neuron and inputs for all, in one process, interleaved. A step clears the
 gradients, resets the neurons, runs forward, cross-entropy on the mean output rate, and backward.
@@ -25,7 +26,16 @@ from typing import Any
 import machine
 import torch
 from arguments import choices, count, counts
-from contestants import CONTESTANTS, Contestant, UnavailableError, applies, reference, versions
+from contestants import (
+    CONTESTANTS,
+    DETACHED,
+    Contestant,
+    NeuronOptions,
+    UnavailableError,
+    applies,
+    reference,
+    versions,
+)
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
 from problems import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
 from rich import box
@@ -71,6 +81,7 @@ def run_workload(
     surrogate: str,
     rounds: int,
     compile_limit_s: float,
+    neurons: NeuronOptions = DETACHED,
 ) -> list[Result]:
     """Checks, weighs and times the named contestants on one problem at the present threads."""
     parameters = [nn.Parameter(w) for w in problem.weights]
@@ -81,7 +92,7 @@ def run_workload(
         results.append(result)
         try:
             with time_limit(compile_limit_s):
-                contestant = CONTESTANTS[name](problem, parameters, surrogate)
+                contestant = CONTESTANTS[name](problem, parameters, surrogate, neurons)
                 _check(contestant, problem, expected, result)
         except UnavailableError as error:
             result.reason = str(error)
@@ -161,12 +172,18 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(machine.line(), soft_wrap=True)
-    console.print(f"surrogate {options.surrogate}, medians of {options.rounds} rounds\n")
+    neurons = NeuronOptions(options.reset == "detached", options.membrane)
+    console.print(
+        f"surrogate {options.surrogate}, reset {options.reset}, membrane {options.membrane}, "
+        f"medians of {options.rounds} rounds\n"
+    )
     report: dict[str, Any] = {
         "command": machine.command("peers", arguments),
         "machine": machine.facts(),
         "versions": versions(),
         "surrogate": options.surrogate,
+        "reset": options.reset,
+        "membrane": options.membrane,
         "rounds": options.rounds,
         "seed": options.seed,
         "weights": options.weights,
@@ -176,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     ours_agrees = True
     for letter in options.workloads:
         problem = make_problem(WORKLOADS[letter], options.seed, exact=options.weights == "grid")
-        expected = reference(problem, options.surrogate)
+        expected = reference(problem, options.surrogate, neurons)
         report["workloads"][letter] = {
             "network": problem.workload.describe(),
             "firing_rates": problem.firing_rates,
@@ -190,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.surrogate,
                 options.rounds,
                 options.compile_limit,
+                neurons,
             )
             ours_agrees &= all(r.agrees for r in results if r.name == OURS)
             report["rows"] += rows(letter, threads, results)
@@ -266,6 +284,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--threads", type=counts, default=[1, 2], help="thread counts, for instance 1,2")
     add("--rounds", type=count, default=9, help="turns of each library")
     add("--surrogate", choices=list(SURROGATE_WIDTHS), default="rect")
+    add(
+        "--reset",
+        choices=["detached", "kept"],
+        default="detached",
+        help="gradient through the spike in the reset (default: %(default)s, as snnTorch must)",
+    )
+    add("--membrane", choices=["store", "recompute"], default="store",
+        help="what h2learn's neurons do (default: %(default)s)")  # fmt: skip
     add("--peers", type=choices(CONTESTANTS), default=list(CONTESTANTS), help="which of "
         + ",".join(CONTESTANTS))  # fmt: skip
     add("--compile-limit", type=float, default=180.0, metavar="S",

@@ -8,7 +8,9 @@ order only: differentiating twice raises torch's once_differentiable error.
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
+import weakref
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,15 +69,7 @@ class _Synapse(torch.autograd.Function):
         ctx.save_for_backward(inputs, weight)
         # Direct encoding repeats one analog image over time (stride 0): compute it once.
         ctx.repeats = repeats_over_time(inputs, lead)
-        if arithmetic is not None:
-            currents = _hardware_currents(
-                arithmetic, inputs, ctx.repeats, weight, bias, lead, shape
-            )
-        elif isinstance(inputs, SpikeTensor):
-            currents = ops.forward_packed(inputs.rows(), inputs.scale, weight, bias, shape, kernel)
-        else:
-            images = channels_last(inputs[:1] if ctx.repeats else inputs, lead)
-            currents = ops.forward_dense(images, weight, bias, shape, kernel)
+        currents = _currents(inputs, ctx.repeats, weight, bias, lead, shape, kernel, arithmetic)
         if recording.listening():
             ctx.owner, ctx.call = recording.owner(), recording.new_call()
             rows = math.prod(inputs.shape[:lead])
@@ -85,8 +79,6 @@ class _Synapse(torch.autograd.Function):
                     ctx.owner, tuple(shape), lead, rows, inputs, kept, ctx.call
                 )
             )
-        if ctx.repeats:
-            currents = currents.expand(inputs.shape[0], *currents.shape).flatten(0, 1)
         return currents
 
     @staticmethod
@@ -147,6 +139,29 @@ class _Synapse(torch.autograd.Function):
                     )
                 )
         return grad_inputs, grad_weight, grad_bias, None, None, None, None
+
+
+def _currents(
+    inputs: Tensor,
+    repeats: bool,
+    weight: Tensor,
+    bias: Tensor | None,
+    lead: int,
+    shape: list[int],
+    kernel: str,
+    arithmetic: numerics.Arithmetic | None,
+) -> Tensor:
+    """Currents [R, P_out, N]: the same bits whenever the same operands come in."""
+    if arithmetic is not None:
+        currents = _hardware_currents(arithmetic, inputs, repeats, weight, bias, lead, shape)
+    elif isinstance(inputs, SpikeTensor):
+        currents = ops.forward_packed(inputs.rows(), inputs.scale, weight, bias, shape, kernel)
+    else:
+        images = channels_last(inputs[:1] if repeats else inputs, lead)
+        currents = ops.forward_dense(images, weight, bias, shape, kernel)
+    if repeats:
+        currents = currents.expand(inputs.shape[0], *currents.shape).flatten(0, 1)
+    return currents
 
 
 def _hardware_currents(
@@ -210,6 +225,51 @@ def _kept_of_inputs(inputs: Tensor) -> tuple[recording.Kept, ...]:
     return tuple(kept)
 
 
+class _Source(NamedTuple):
+    """What currents were computed from, and how: neurons can compute them again."""
+
+    inputs: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    lead: int
+    shape: list[int]
+    kernel: str
+    arithmetic: numerics.Arithmetic | None
+
+
+class _Made(weakref.ref[Tensor]):
+    """Currents, as long as they live, and their source, which is let go with them."""
+
+    __slots__ = ("source", "version")
+
+    source: _Source | None
+    version: int
+
+    def __new__(cls, currents: Tensor, source: _Source) -> _Made:
+        made = super().__new__(cls, currents, _forget_source)
+        made.source, made.version = source, currents._version
+        return made
+
+
+def _forget_source(made: weakref.ref[Tensor]) -> None:
+    made.source = None  # type: ignore[attr-defined]
+
+
+# The currents that each thread made last. Neurons that compute their membrane again look here for
+# the source of the very tensor that they are given, and so find it in any container or forward
+# function, while hooks and subclasses run as they always do.
+_latest = threading.local()
+
+
+def _source_of(currents: Tensor, lead: int) -> _Source | None:
+    """None for any other tensor than the latest currents, and for those once written to."""
+    made: _Made | None = getattr(_latest, "made", None)
+    if made is None or made() is not currents or currents._version != made.version:
+        return None
+    source = made.source
+    return source if source is not None and source.lead == lead else None
+
+
 def synapse(
     inputs: Tensor,
     weight: Tensor,
@@ -238,7 +298,11 @@ def synapse(
     currents = _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel, arithmetic)  # type: ignore[no-untyped-call]
     # The view is taken out here: torch forbids writing into a view made inside a Function.
     features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], *ops.out_size(shape))
-    return channels_first(currents, inputs.shape[:lead], features)
+    currents = channels_first(currents, inputs.shape[:lead], features)
+    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        source = _Source(inputs, weight, bias, lead, list(shape), kernel, arithmetic)
+        _latest.made = _Made(currents, source)
+    return currents
 
 
 # ---- soma
@@ -250,7 +314,8 @@ class _Soma(torch.autograd.Function):
     Saves the spikes (shared with whoever reads them), the mask of a compact surrogate, and the
     membrane only if the gradient needs it: any surrogate but Rect, a hard reset that is not
     detached, or a learned decay. With a learned decay that also scales the input, the currents
-    too.
+    too. Given their `source`, it saves its operands, which the synapse saves as well, in place of
+    membrane and currents, and computes these again in the backward pass.
     """
 
     @staticmethod
@@ -271,6 +336,7 @@ class _Soma(torch.autograd.Function):
         width: float,
         scale: float,
         keep_last: bool,
+        source: _Source | None,
     ) -> tuple[SpikeTensor, Tensor]:
         # currents [T, B, F] and initial [B, F], channels-last; spikes [T, B, *features] or, with
         # lead 1, [B, *features].
@@ -281,6 +347,10 @@ class _Soma(torch.autograd.Function):
         ctx.lead, ctx.count = lead, currents.shape[2]
         keep_mask = want_grad and compact
         keep_membrane = want_grad and (needs_membrane or want_decay)
+        if not keep_membrane:
+            source = None  # there is nothing to compute again
+        elif source is not None:
+            keep_membrane = False
         words, mask, membrane, last = ops.soma_forward(
             currents, initial, decay, threshold, *ctx.options, keep_mask, keep_membrane, keep_last
         )
@@ -292,14 +362,23 @@ class _Soma(torch.autograd.Function):
             words,
             mask if keep_mask else None,
             membrane if keep_membrane else None,
-            currents if want_decay and decay_input else None,
-            initial if want_decay else None,
+            currents if want_decay and decay_input and source is None else None,
         )
-        ctx.save_for_backward(*kept, decay, threshold)
+        start = initial if want_decay or source is not None else None
+        operands: tuple[Tensor | None, ...] = ()
+        if source is not None:
+            operands = source.inputs, source.weight, source.bias
+            ctx.repeats = repeats_over_time(source.inputs, source.lead)
+            ctx.how = source.lead, source.shape, source.kernel, source.arithmetic
+        ctx.save_for_backward(*kept, start, decay, threshold, *operands)
         ctx.set_materialize_grads(False)
         if recording.listening():
             ctx.owner = recording.owner()
-            held = tuple(recording.Kept(t, currents.numel()) for t in kept[:4] if t is not None)
+            held = tuple(recording.Kept(t, currents.numel()) for t in kept if t is not None)
+            if start is not None:
+                held += (recording.Kept(start, start.numel()),)
+            if source is not None:
+                held += _kept_of_inputs(source.inputs)
             recording.record(
                 recording.SomaForward(
                     ctx.owner, spikes, held if want_grad else (), needs_membrane or want_decay
@@ -312,7 +391,7 @@ class _Soma(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> Any:
-        words, mask, membrane, currents, initial, decay, threshold = ctx.saved_tensors
+        words, mask, membrane, currents, initial, decay, threshold, *operands = ctx.saved_tensors
         steps, batch = words.shape[:2]
         if grad_spikes is None:
             rows = torch.zeros(steps, batch, ctx.count, dtype=torch.float32)
@@ -322,6 +401,13 @@ class _Soma(torch.autograd.Function):
         if grad_last is not None:
             grad_last = as_float32(grad_last, "gradient at the membrane").contiguous()
         want_initial, want_decay, want_threshold = ctx.needs_input_grad[1:4]
+        if operands:
+            inputs, weight, bias = operands
+            membrane = _currents(inputs, ctx.repeats, weight, bias, *ctx.how)
+            membrane = membrane.view(steps, batch, ctx.count)
+            decay_input = ctx.options[3]
+            currents = membrane.clone() if want_decay and decay_input else None
+            ops.integrate_in_place(membrane, initial, decay, threshold, *ctx.options)
         grad_currents, grad_initial, scalars = ops.soma_backward(
             rows, grad_last, words, mask, membrane, currents, initial, decay, threshold,
             *ctx.options, want_initial, want_decay, want_threshold,
@@ -333,7 +419,7 @@ class _Soma(torch.autograd.Function):
             grad_initial if want_initial else None,
             scalars[0].view(decay.shape) if want_decay else None,
             scalars[1].view(threshold.shape) if want_threshold else None,
-            *(None,) * 11,
+            *(None,) * 12,
         )
 
 
@@ -350,6 +436,7 @@ def soma(
     detach_reset: bool = False,
     decay_input: bool = False,
     keep_last: bool = False,
+    recompute: bool = False,
 ) -> tuple[SpikeTensor, Tensor | None]:
     """Spikes of a layer of neurons, and the membrane after the last step.
 
@@ -365,6 +452,9 @@ def soma(
         detach_reset: let no gradient through the spike in the reset.
         decay_input: weigh the input with (1 - decay).
         keep_last: return h_T [B, ...], else None.
+        recompute: where `currents` are, unchanged, what `synapse` returned last in this thread,
+            and hold more than one timestep, keep nothing that can be computed again from that
+            layer's inputs.
 
     Raises:
         ValueError: an option out of its range, or currents that are not finite.
@@ -374,11 +464,14 @@ def soma(
         currents = currents.to_dense()
     features = tuple(currents.shape[lead:])
     steps, batch = (currents.shape[0] if lead == 2 else 1), currents.shape[lead - 1]
+    # A single step begins with a membrane as large as the one that computing it again would spare.
+    again = recompute and steps > 1 and not torch.compiler.is_compiling()
+    source = _source_of(currents, lead) if again else None
     spikes, last = _Soma.apply(  # type: ignore[no-untyped-call]
         channels_last(currents, lead).view(steps, batch, math.prod(features)),
         None if initial is None else channels_last(as_float32(initial, "initial"), 1),
         decay, threshold, features, lead, inclusive, reset, detach_reset, decay_input,
-        surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last,
+        surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last, source,
     )  # fmt: skip
     return spikes, channels_first(last, (batch,), features) if keep_last else None
 

@@ -33,6 +33,7 @@ __all__ = [
     "forward_dense",
     "forward_packed",
     "geometry",
+    "integrate_in_place",
     "max_pool",
     "max_pool_backward",
     "out_size",
@@ -401,6 +402,23 @@ def soma_forward(
         last.numpy() if keep_last else None,
     )  # fmt: skip
     return words, mask, membrane, last
+
+
+def integrate_in_place(
+    currents: Tensor, initial: Tensor | None, decay: Tensor, threshold: Tensor, *options: Any
+) -> None:
+    """Turns contiguous currents [T, B, F] into the membranes u_t that `soma_forward` keeps of them.
+
+    `options` are its own, from `inclusive` to `scale`. No torch operator: only backward passes that
+    compute membranes again call it, on memory of their own.
+    """
+    steps, batch, features = currents.shape
+    words = torch.empty((steps, batch, words_for(features)), dtype=torch.int64)
+    values = currents.numpy()
+    _core.soma_forward(
+        core_soma(decay.item(), threshold.item(), *options), steps, batch, features, values,
+        _optional(initial), words.numpy(), None, values, None,
+    )  # fmt: skip
 
 
 def _soma_backward_fake(

@@ -47,6 +47,11 @@ class LIF(nn.Module):
         learn_threshold: make the threshold a parameter.
         stateful: keep the membrane from call to call until `reset()`; gradients flow through
             it. By default each call starts from zero.
+        membrane: "store" what the backward pass needs of the membrane potentials, or "recompute"
+            them there: for the same gradients, bit for bit, some bits a neuron and step are kept
+            where it would be four bytes or eight, and the layer before computes its currents
+            twice. It does so when the currents are those that a `Linear` or `Conv2d` of h2learn
+            returned right before, untouched, with T above 1; else it stores (docs/neurons.md).
 
     Shape:
         currents [T, B, ...] -> SpikeTensor [T, B, ...]; with `step_mode = "s"`, [B, ...] to
@@ -55,6 +60,8 @@ class LIF(nn.Module):
     Raises:
         ValueError: an option out of its range, currents of the wrong rank or not finite.
     """
+
+    MEMBRANES = ("store", "recompute")
 
     decay: Tensor
     threshold: Tensor
@@ -72,8 +79,11 @@ class LIF(nn.Module):
         learn_decay: bool = False,
         learn_threshold: bool = False,
         stateful: bool = False,
+        membrane: str = "store",
     ) -> None:
         super().__init__()
+        if membrane not in self.MEMBRANES:
+            raise ValueError(f"membrane must be 'store' or 'recompute', got {membrane!r}")
         decay = checks.number("decay", decay)
         threshold = checks.number("threshold", threshold)
         detach_reset = checks.flag("detach_reset", detach_reset)
@@ -95,6 +105,7 @@ class LIF(nn.Module):
         self.inclusive = inclusive
         self.decay_input = decay_input
         self.stateful = checks.flag("stateful", stateful)
+        self.membrane_mode = membrane
         self._step_mode = "m"
         self._scalar("decay", decay, learn_decay)
         self._scalar("threshold", threshold, learn_threshold)
@@ -156,6 +167,7 @@ class LIF(nn.Module):
             "detach_reset": self.detach_reset,
             "decay_input": self.decay_input,
             "keep_last": keep,
+            "recompute": self.membrane_mode == "recompute",
         }
         if recording.listening():
             with recording.owned_by(self):
@@ -191,6 +203,8 @@ class LIF(nn.Module):
             f"surrogate={type(self.surrogate).__name__}(width={self.surrogate.width:g}, "
             f"scale={self.surrogate.scale:g}), reset={self.reset_mode}"
         )
+        if self.membrane_mode != "store":
+            text += f", membrane={self.membrane_mode}"
         flags = ("detach_reset", "inclusive", "decay_input", "stateful")
         return text + "".join(f", {flag}" for flag in flags if getattr(self, flag))
 
