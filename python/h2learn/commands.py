@@ -287,7 +287,7 @@ def _simulated(run: Run, trainer: Trainer, epoch: Offload) -> Record:
     return {
         **accelerator_facts(
             epoch.counters, samples=len(trainer.data.train), ablations=epoch.ablations(),
-            step=epoch.step,
+            step=epoch.step, step_samples=epoch.workload.steps[0][0].samples,
         ),
         "workload": str(run.path / WORKLOAD),
         "workload_step": epoch.step.to_dict(),

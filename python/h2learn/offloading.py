@@ -143,9 +143,12 @@ class Offload:
         """Time, energy, utilisation and traffic, as text; with `ablations` also what each gains."""
         from h2learn.report.accelerator import report_text
 
+        counters, workload = self.counters, self.workload
+        assert workload is not None  # noqa: S101 - a sum has a step
         return report_text(
-            self.counters,
+            counters,
             step=self.step,
+            step_samples=workload.steps[0][0].samples,
             ablations=self.ablations() if ablations else None,
         )
 

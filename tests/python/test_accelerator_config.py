@@ -116,8 +116,8 @@ def test_grades_of_h2learn():
         "update.tables",
         "backward.input_sparsity",
         "backward.output_sparsity",
-        "schedule",
     }
+    assert len(H2LEARN.assumptions()) == len(grades) - 5 == 45
     assert grades["clock_hz"] == "T"
     assert grades["forward.tables"] == "P"
     assert all(row.meaning for row in H2LEARN.describe())
@@ -156,6 +156,11 @@ def test_ablations():
     }
     assert changed == {
         "without tables": {"forward.tables", "update.tables"},
+        "plain adders, same peak": {
+            f"{engine}.{name}"
+            for engine in ("forward", "update")
+            for name in ("tables", "rows", "inputs")
+        },
         "without input sparsity": {"backward.input_sparsity"},
         "without output sparsity": {"backward.output_sparsity"},
         "without either sparsity": {"backward.input_sparsity", "backward.output_sparsity"},
@@ -167,10 +172,33 @@ def test_ablations():
     assert ablations["serial"].name == "h2learn, serial"
 
 
+def test_plain_adders_have_the_peak_of_tables():
+    ablations = H2LEARN.ablations()
+    plain = ablations["plain adders, same peak"]
+    assert (plain.forward.rows, plain.update.rows) == (192, 160)
+    assert plain.peak_operations_per_cycle == H2LEARN.peak_operations_per_cycle
+    assert ablations["without tables"].peak_operations_per_cycle["forward"] == 2048
+    # An engine without tables to begin with stays as it is, whatever its rows.
+    half = H2LEARN.with_(**{"update.tables": False, "update.inputs": 12, "update.rows": 100,
+                            "update.gradients_bytes": 2**20})  # fmt: skip
+    plain = half.ablations()["plain adders, same peak"]
+    assert plain.update == half.update
+    assert plain.forward.rows == 192
+    # 171 * 6 rows are more than a machine can have.
+    many = H2LEARN.with_(**{"forward.rows": 171, "forward.tables_bytes": 2**22,
+                            "forward.weights_bytes": 2**20})  # fmt: skip
+    assert "plain adders, same peak" not in many.ablations()
+    assert "without tables" in many.ablations()
+
+
 def test_ablations_leave_out_what_a_machine_does_not_have():
     assert set(Accelerator.load("h2learn-dense").ablations()) == {"layer by layer", "serial"}
     half = H2LEARN.with_(**{"backward.input_sparsity": False, "schedule": "serial"})
-    assert set(half.ablations()) == {"without tables", "without output sparsity"}
+    assert set(half.ablations()) == {
+        "without tables",
+        "plain adders, same peak",
+        "without output sparsity",
+    }
 
 
 @pytest.mark.parametrize(
@@ -296,6 +324,10 @@ WRONG = {
     "soma.lanes=" + "[" * 5000: ["soma.lanes", "..."],
     "name=''": ["name", "1 to 200 characters"],
     'name="a\\nb"': ["name", "one line"],
+    'name="a\\u001b[31mb"': ["name", "printable"],
+    'name="a\\u202eb"': ["name", "printable"],
+    'description="a\\u2028b"': ["description", "printable"],
+    "name=h2learn-small": ["'h2learn-small'", "preset", "hypothetical"],
 }
 
 
@@ -336,6 +368,25 @@ def test_what_does_not_go_together(name, least, others):
     assert message.startswith(f"{name} = {least - 1} is too small")
     needed = re.findall(r"\d+", message.replace(str(least - 1), "", 1))
     assert str(least) in needed or str(least // 2) in needed
+
+
+def test_names_of_presets_are_theirs(tmp_path):
+    parts = ["name must not be 'h2learn'", "another parts", "h2learn-dense"]
+    for call in (
+        lambda: Accelerator.load("h2learn", ["parts=2", "name=h2learn"]),
+        lambda: H2LEARN.with_(parts=2, name="h2learn"),
+        lambda: Accelerator.checked(H2LEARN.model_dump() | {"parts": 2}),
+        lambda: load_text(tmp_path, 'base = "h2learn"\nname = "h2learn"\nparts = 2\n'),
+    ):
+        message = refusal(call)
+        for part in parts:
+            assert part in message
+    # What is the preset may have its name, and tell more of itself.
+    assert load_text(tmp_path, 'base = "h2learn"\nname = "h2learn"\n') == H2LEARN
+    assert H2LEARN.with_(name="h2learn", description="mine").name == "h2learn"
+    path = tmp_path / "h2learn-small.toml"
+    path.write_text('base = "h2learn-small"\nparts = 2\n')
+    assert "'h2learn-small'" in refusal(lambda: Accelerator.load(str(path)))
 
 
 def test_unknown_accelerators():
@@ -445,7 +496,7 @@ def test_any_file_is_a_machine_or_one_line(tmp_path_factory, lines):
 
 
 def test_checked_takes_dotted_names_too():
-    values = H2LEARN.model_dump() | {"forward.rows": 16}
+    values = H2LEARN.model_dump() | {"forward.rows": 16, "name": "mine"}
     assert Accelerator.checked(values).forward.rows == 16
 
 

@@ -152,7 +152,7 @@ class TestFacts:
             assert row["cycles_ratio"] == other.cycles / step.cycles
             for engine, times in row["busy_ratio"].items():
                 busy = step.engine(engine).busy_cycles
-                assert times == (other.engine(engine).busy_cycles / busy if busy else 0.0)
+                assert times == (other.engine(engine).busy_cycles / busy if busy else None)
             for table, times in row["energy_ratio"].items():
                 assert times == pytest.approx(
                     cost.energy(other.by_pass(), other.accelerator, table).total_pj
@@ -161,6 +161,39 @@ class TestFacts:
         # The machine's own result among them is what they are compared with.
         own = accelerator_facts(epoch, ablations={"h2learn": step, **lesser})["ablations"]
         assert own == rows
+
+    def test_the_work_of_the_ablations_is_told(self):
+        machine = Accelerator.load("h2learn")
+        epoch, step = fake_simulation(machine), fake_simulation(machine, seed=1)
+        epoch.add(step)
+        facts = accelerator_facts(epoch, step=step, samples=100, step_samples=64)
+        expected = {"steps": 1, "cycles": step.cycles, "samples": 64}
+        assert facts["ablations_base"] == expected
+        facts = accelerator_facts(epoch, step=step, samples=100)
+        assert facts["ablations_base"] == expected | {"samples": None}
+        facts = accelerator_facts(epoch, samples=100)
+        assert facts["ablations_base"] == {"steps": 2, "cycles": epoch.cycles, "samples": 100}
+
+    def test_nothing_has_no_ratio_to_nothing(self):
+        # A network of one layer has no backward pass.
+        machine = Accelerator.load("h2learn")
+        serial = fake_simulation(machine.ablations()["serial"], layers=("fc",))
+        step = fake_simulation(machine, layers=("fc",))
+        facts = accelerator_facts(step, ablations={"serial": serial})
+        (row,) = facts["ablations"]
+        assert row["busy_ratio"]["backward"] is None
+        assert row["busy_ratio"]["forward"] == 1.0
+        assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+        line = next(x for x in shown(facts, 100).splitlines() if x.strip().startswith("serial"))
+        assert line.split()[1:5] == ["1.00x", "1.00x", "-", "1.00x"]
+        assert "0x " not in line.replace("1.00x ", "")
+
+    def test_operations_a_second_are_what_is_used_of_the_peak(self):
+        facts = accelerator_facts(fake_simulation())
+        for engine in facts["engines"].values():
+            peak = engine["peak_operations_per_cycle"]
+            expected = peak and engine["utilisation"] * peak * facts["clock_hz"]
+            assert engine["operations_per_second"] == expected
 
     def test_assumptions_are_listed(self):
         machine = Accelerator.load("h2learn")
@@ -189,6 +222,46 @@ class TestTables:
         for word in (
             *LAYERS, *cost.tables(), *lesser, "forward engine", "weight update", "DRAM bus",
             "110.5 mm²", "800 MHz", "samples/s", "assumptions", "36.0 %", "40.0 %", "SMCGU",
+        ):  # fmt: skip
+            assert word in text, word
+
+    def test_peaks_that_an_ablation_changes_are_told(self):
+        machine = Accelerator.load("h2learn")
+        lesser = {name: fake_simulation(other) for name, other in machine.ablations().items()}
+        text = " ".join(report_text(fake_simulation(machine), ablations=lesser).split())
+        assert "update 10,240; but without tables: forward 2,048, update 2,048." in text
+        text = report_text(fake_simulation(machine), ablations={"serial": lesser["serial"]})
+        assert "the same without any" in text
+
+    def test_the_title_of_the_ablations_says_what_they_are_multiples_of(self):
+        machine = Accelerator.load("h2learn")
+        epoch, step = fake_simulation(machine), fake_simulation(machine, seed=1)
+        lesser = {"serial": fake_simulation(machine.ablations()["serial"])}
+
+        def title(simulation, **options):
+            text = " ".join(report_text(simulation, ablations=lesser, **options).split())
+            return text.partition("in multiples of ")[2].partition(" cycles")[0]
+
+        assert title(epoch) == f"the step, {epoch.cycles:,}"
+        assert title(epoch, samples=8) == f"the step of 8 samples, {epoch.cycles:,}"
+        epoch.add(step)
+        assert title(epoch, samples=16) == f"all 2 steps of 16 samples, {epoch.cycles:,}"
+        kept = title(epoch, step=step, samples=16, step_samples=8)
+        assert kept == f"the kept step of 8 samples, {step.cycles:,}"
+
+    def test_notes_name_what_is_assumed_and_what_is_left_out(self):
+        text = " ".join(report_text(fake_simulation()).split())
+        named = text.partition("(grade I): ")[2].partition(". ")[0]
+        found = set()
+        for group in named.split("; "):
+            name, colon, members = group.rpartition(": ")
+            found |= {f"{name}.{m}" if colon else m for m in members.split(", ")}
+        assumed = Accelerator.load("h2learn").assumptions()
+        assert found == {name for name, _, _ in assumed}
+        assert "45 of its 50" in text
+        for word in (
+            "optimiser", "batch normalisation", "pooling", "skip connections", "host",
+            "DRAM DDR3 class, 20.3 pJ a bit", "DRAM HBM2, 3.9 pJ a bit", "256 GB/s",
         ):  # fmt: skip
             assert word in text, word
 
@@ -247,6 +320,8 @@ class TestTables:
         times = ratio(rows[1]["step_seconds"] / rows[0]["step_seconds"])
         assert max(map(len, text.splitlines())) <= 80
         assert "…" not in text
-        assert text.count("h2learn-small") == 1 + len(cost.tables())
+        assert text.count("h2learn-small") == 2 + len(cost.tables())
+        assert "of 9.83" in text
+        assert "of 2.46" in text
         assert "1.00x" in text
         assert times in text

@@ -53,6 +53,7 @@ def test_every_number_says_where_it_comes_from(name):
         # What no source states is never called verified.
         if number.method.startswith(("assumed", "scaled")):
             assert not number.verified
+    assert table.energy.dram.technology in ("DDR3 class", "HBM2")
     # In the file nothing is left to a default.
     text = (FOLDER / f"{name}.toml").read_text()
     for field in Number.model_fields:
@@ -116,6 +117,7 @@ BAD_TABLES = {
     "empty source": (('source = "none"', 'source = ""'), ["area.array_efficiency.source"]),
     "order": (("bytes = 8192", "bytes = 65536"), ["energy.sram must be sorted", "32768"]),
     "efficiency": (("value = 0.7", "value = 1.7"), ["area.array_efficiency.value", "1.7"]),
+    "no technology": (('technology = "DDR3 class"\n', ""), ["energy.dram.technology is missing"]),
     "leakage": (("not modelled", "modelled"), ["leakage"]),
     "unknown key": (("leakage =", "leek = 1\nleakage ="), ["unknown key leek"]),
     "syntax": (("leakage =", "leakage = ="), ["not valid TOML", "line 7"]),
@@ -298,6 +300,24 @@ def test_accesses(name, counter, component, bits, size):
     assert energy.by_component() == {component: pytest.approx(7 * sram_pj(bits, size))}
     outside = not 8192 <= size <= 1 << 20
     assert energy.extrapolated == ((component.rpartition(".")[0],) if outside else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "operands", "size"),
+    [("forward", "weight_reads", 12), ("recompute_forward", "weight_reads", 12),
+     ("update", "gradient_reads", 10)],
+)  # fmt: skip
+def test_without_tables_operands_are_written_once_and_read_by_every_addition(name, operands, size):
+    engine = name.removeprefix("recompute_")
+    parts = one(name, DENSE, additions=100, **{operands: 3})
+    assert parts.pop(f"{engine}.{operands.partition('_')[0]}s.read") > 0
+    assert parts == {
+        "add.fp32": pytest.approx(100 * 0.9),
+        f"{engine}.tables.read": pytest.approx(100 * sram_pj(16, size)),
+        f"{engine}.tables.write": pytest.approx(3 * sram_pj(16, size)),
+    }
+    # With tables neither is charged to them.
+    assert f"{engine}.tables.read" not in one(name, additions=100, **{operands: 3})
 
 
 def test_every_access_that_is_counted_is_charged():

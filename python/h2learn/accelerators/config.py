@@ -12,9 +12,16 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from h2learn import _core, toml
@@ -27,7 +34,7 @@ PRESETS = Path(__file__).parent / "presets"
 MOST_COUNT = 1 << 16
 MOST_BYTES = 1 << 40
 
-ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
+MOST_ROWS = 1024
 
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -65,6 +72,13 @@ def _banks(meaning: str) -> Any:
     return _count(meaning, "words per cycle")
 
 
+def _printable(text: str) -> str:
+    # A name is shown on terminals and written into titles: nothing in it may act there.
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -72,7 +86,7 @@ class _Group(BaseModel):
 class TableEngine(_Group):
     """An array of table PEs: the structure of the forward and of the weight-update engine."""
 
-    rows: int = _count("PEs that feed one adder tree", "PEs", 1024)
+    rows: int = _count("PEs that feed one adder tree", "PEs", MOST_ROWS)
     columns: int = _count("adder trees, each with an accumulator", "columns", 1024)
     inputs: int = _count("operands that one table covers: 2^inputs entries", "operands", 12)
     tables: bool = _parameter("look-up tables; without them a conditional adder a PE", "P")
@@ -141,8 +155,8 @@ class Accelerator(_Group):
     Use `load` or `checked`, which give one clear line for wrong input.
     """
 
-    name: str = Field(min_length=1, max_length=200, pattern=ONE_LINE)
-    description: str = Field(max_length=2000, pattern=ONE_LINE)
+    name: Annotated[str, AfterValidator(_printable)] = Field(min_length=1, max_length=200)
+    description: Annotated[str, AfterValidator(_printable)] = Field(max_length=2000)
     hypothetical: bool = Field(description="the whole machine is invented: all grades are I")
     clock_hz: int = _parameter("of the chip", "T", "Hz", 10**6, 10**10)
     precision: Literal["fp32", "fp16", "bf16"] = _parameter(
@@ -160,7 +174,7 @@ class Accelerator(_Group):
         "membranes of the forward pass: kept for the backward pass, or computed again", "I"
     )
     dram: Dram
-    schedule: Literal["serial", "layer", "batch"] = _parameter("how engines overlap", "P")
+    schedule: Literal["serial", "layer", "batch"] = _parameter("how engines overlap", "I")
     parts: int = _count("parts of a mini-batch that follow each other", "parts")
 
     @model_validator(mode="after")
@@ -206,8 +220,17 @@ class Accelerator(_Group):
 
         Raises:
             InputError: one line naming the first parameter that is unknown, missing, out of its
-                range, or impossible together with others.
+                range, or impossible together with others; or the name is that of a preset, and
+                the machine is not.
         """
+        machine = cls._checked(values)
+        if machine.name in presets():
+            _require_preset(machine)
+        return machine
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any]) -> Accelerator:
+        """As `checked`, but for the name."""
         nested: dict[str, Any] = {}
         for key, value in _flat(values).items():
             _put(nested, key, value)
@@ -238,17 +261,31 @@ class Accelerator(_Group):
     def ablations(self) -> dict[str, Accelerator]:
         """This machine with each of its mechanisms switched off, by what was switched off.
 
-        What the machine does not have to begin with is left out.
+        What the machine does not have to begin with is left out. "without tables" keeps the PEs,
+        each of which then adds one operand a cycle, so that the peak falls by `inputs`; "plain
+        adders, same peak" has `inputs` times as many PEs instead, and is left out where those are
+        more rows than a machine can have.
         """
+        plain: dict[str, object] = {}
+        rows = [0]
+        for name, engine in (("forward", self.forward), ("update", self.update)):
+            if engine.tables:
+                plain[f"{name}.tables"] = False
+                rows.append(engine.rows * engine.inputs)
+                plain[f"{name}.rows"] = rows[-1]
+                plain[f"{name}.inputs"] = 1
         either = {"backward.input_sparsity": False, "backward.output_sparsity": False}
         every: dict[str, dict[str, object]] = {
             "without tables": {"forward.tables": False, "update.tables": False},
+            "plain adders, same peak": plain,
             "without input sparsity": {"backward.input_sparsity": False},
             "without output sparsity": {"backward.output_sparsity": False},
             "without either sparsity": dict(either),
             "layer by layer": {"schedule": "layer"},
             "serial": {"schedule": "serial"},
         }
+        if max(rows) > MOST_ROWS:
+            del every["plain adders, same peak"]
         if self.schedule == "serial":
             del every["layer by layer"]
         if not (self.backward.input_sparsity and self.backward.output_sparsity):
@@ -366,9 +403,26 @@ def _build(path: Path) -> Accelerator:
     try:
         for key, value in _flat(content).items():
             _put(values, key, value)
-        return Accelerator.checked(values)
+        preset = path.parent == PRESETS
+        return Accelerator._checked(values) if preset else Accelerator.checked(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _require_preset(machine: Accelerator) -> None:
+    """Whoever reads a preset's name in a result must be able to rely on its parameters."""
+    preset = _load_file(PRESETS / f"{machine.name}.toml")
+    if machine.hypothetical != preset.hypothetical:
+        differs = "another hypothetical"
+    else:
+        names = [name for name in _PARAMETERS if machine.value(name) != preset.value(name)]
+        if not names:
+            return
+        differs = f"another {names[0]}"
+    raise InputError(
+        f"name must not be {machine.name!r}, that of a preset, for a machine that has {differs}: "
+        f"give it a name that is not one of {', '.join(presets())}"
+    )
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -462,7 +516,7 @@ def _allowed(field: FieldInfo) -> str:
     limits = {type(limit).__name__: limit for limit in field.metadata}
     if field.annotation is str:
         least = limits["MinLen"].min_length if "MinLen" in limits else 0
-        return f"one line of text, {least} to {limits['MaxLen'].max_length} characters"
+        return f"one line of printable text, {least} to {limits['MaxLen'].max_length} characters"
     if field.annotation is int:
         unit = _extra(field)["unit"]
         return f"a whole number of {unit}, {limits['Ge'].ge} to {limits['Le'].le}"

@@ -280,6 +280,19 @@ def _tables(engine: TableEngine, value_bytes: int) -> _Memory:
     return _Memory(2 * engine.rows * engine.columns * operands, operands)
 
 
+def _table_accesses(name: str, engine: TableEngine, operands: str, bits: int) -> list[_Access]:
+    """Of an engine's tables; without them, of the operands that its PEs hold.
+
+    Without tables a PE takes in each operand that its buffer reads (counter `operands`), and reads
+    one for each addition.
+    """
+    reads, writes = ("table_reads", "table_writes") if engine.tables else ("additions", operands)
+    return [
+        _Access(reads, f"{name}.tables", "read", bits),
+        _Access(writes, f"{name}.tables", "write", bits),
+    ]
+
+
 def _passes(accelerator: Accelerator) -> dict[str, _Passes]:
     value = 8 * accelerator.value_bytes
     word = ACCUMULATOR_BITS
@@ -291,8 +304,7 @@ def _passes(accelerator: Accelerator) -> dict[str, _Passes]:
         _Access("spike_write_bits", "forward.spikes", "write", 1),
         _Access("psum_reads", "forward.psum", "read", word),
         _Access("psum_writes", "forward.psum", "write", word),
-        _Access("table_reads", "forward.tables", "read", value),
-        _Access("table_writes", "forward.tables", "write", value),
+        *_table_accesses("forward", accelerator.forward, "weight_reads", value),
     )
     soma = (
         _Access("psum_reads", "forward.psum", "read", word),
@@ -324,8 +336,7 @@ def _passes(accelerator: Accelerator) -> dict[str, _Passes]:
         _Access("spike_write_bits", "update.spikes", "write", 1),
         _Access("psum_reads", "update.psum", "read", word),
         _Access("psum_writes", "update.psum", "write", word),
-        _Access("table_reads", "update.tables", "read", value),
-        _Access("table_writes", "update.tables", "write", value),
+        *_table_accesses("update", accelerator.update, "gradient_reads", value),
     )
     rules = {
         "forward": _Passes(forward, accelerator.forward, "fp32"),

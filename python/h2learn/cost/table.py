@@ -51,6 +51,13 @@ class SramPoint(Number):
     bytes: Annotated[int, Field(ge=1, le=1 << 40)]
 
 
+class DramNumber(Number):
+    """Energy of an access of `bits` bits to a DRAM of a kind, interface included."""
+
+    technology: Text
+    """The kind of DRAM. A machine's parameters name none: who compares must look here."""
+
+
 class Widths(_Part):
     """The same thing for each precision."""
 
@@ -69,7 +76,7 @@ class EnergyNumbers(_Part):
     add: Widths
     multiply: Widths
     sram: Annotated[tuple[SramPoint, ...], Field(strict=False, min_length=2, max_length=100)]
-    dram: Number
+    dram: DramNumber
 
 
 class AreaNumbers(_Part):

@@ -33,6 +33,10 @@ __all__ = [
 Facts = dict[str, Any]
 
 NONE = "-"
+NO_TIME = (
+    "the optimiser, the loss, batch normalisation, pooling, skip connections, and transfers "
+    "from the host into DRAM"
+)
 WIDTH = 100
 NARROWEST_BAR, WIDEST_BAR = 10, 30
 MOST_TIME_ROWS = 5
@@ -62,6 +66,7 @@ def accelerator_facts(
     ablations: Mapping[str, Simulation] | None = None,
     step: Simulation | None = None,
     samples: int | None = None,
+    step_samples: int | None = None,
 ) -> Facts:
     """Everything that the report says of a simulation, as JSON takes it.
 
@@ -73,14 +78,17 @@ def accelerator_facts(
     - `energy_pj`: a cost table's name to `on_chip`, `dram`, `total`, and the total again by
       `engines` and by `kinds` (arithmetic, tables, buffers, dram); `power_w`: to `on_chip`,
       `dram`, `total`; `area_um2`: to `total` and `components`; `cost_tables`: to `title`,
-      `node_nm`, `unverified` numbers, `extrapolated` memories; `third_party_area_mm2`;
+      `node_nm`, `dram_technology`, `dram_pj_per_bit`, `unverified` numbers, `extrapolated`
+      memories; `third_party_area_mm2`;
     - `engines`: a name to cycles `busy` (of them `building` tables), `stalled` (on a load, on a
-      store), `idle`, and `utilisation` of its peak;
+      store), `idle`, `utilisation` of its peak, `operations_per_second` of a dense layer;
     - `dram`: `load_bytes`, `store_bytes`, `busy_cycles`, `busy_share`, and
       `bytes_per_second`, used and `peak_`;
     - `layers`: a row a layer (`_layer_facts`); `busiest`: layers and passes by busy cycles;
     - `ablations`: a row a mechanism: `name`, `cycles`, `cycles_ratio`, `busy_ratio` by engine,
-      `energy_ratio` by table;
+      `energy_ratio` by table, ratios None where the machine's own is 0, and
+      `peak_operations_per_cycle` by engine; `ablations_base`: what they are compared with, the
+      machine's own `steps`, `cycles` and `samples` (None: not known);
     - `assumptions`: parameters of grade I; `parameters`: how many there are.
 
     Args:
@@ -90,6 +98,7 @@ def accelerator_facts(
             name may be among them.
         step: the machine's own result on the ablations' work, if that is not `simulation`.
         samples: training samples of all steps together.
+        step_samples: those of `step`.
 
     Raises:
         InputError: no such cost table.
@@ -117,7 +126,10 @@ def accelerator_facts(
     facts["dram"] = _dram_facts(simulation)
     facts["layers"] = [_layer_facts(simulation, name) for name in simulation.layer_names]
     facts["busiest"] = _busiest(simulation)
-    facts["ablations"] = _ablation_facts(step or simulation, ablations or {}, chosen)
+    base = (ablations or {}).get(machine.name, step or simulation)
+    facts["ablations"] = _ablation_facts(base, ablations or {}, chosen)
+    known = step_samples if base.steps != simulation.steps else samples
+    facts["ablations_base"] = {"steps": base.steps, "cycles": base.cycles, "samples": known}
     facts["assumptions"] = [
         {"parameter": name, "value": value, "grade": grade}
         for name, value, grade in machine.assumptions()
@@ -152,6 +164,8 @@ def _cost_facts(simulation: Simulation, tables: Sequence[cost.Table]) -> Facts:
         about[table.name] = {
             "title": table.title,
             "node_nm": table.node_nm,
+            "dram_technology": table.energy.dram.technology,
+            "dram_pj_per_bit": table.energy.dram.value / table.energy.dram.bits,
             "unverified": list(table.unverified()),
             "extrapolated": list(energy.extrapolated),
         }
@@ -173,7 +187,8 @@ def _kind(component: str) -> str:
 
 
 def _engine_facts(simulation: Simulation, name: str) -> Facts:
-    engine = simulation.engine(name)
+    engine, machine = simulation.engine(name), simulation.accelerator
+    peak = machine.peak_operations_per_cycle.get(name)
     return {
         "busy_cycles": engine.busy_cycles,
         "building_cycles": engine.counters.building_cycles,
@@ -182,7 +197,8 @@ def _engine_facts(simulation: Simulation, name: str) -> Facts:
         "stalled_store_cycles": engine.counters.stalled_store_cycles,
         "idle_cycles": engine.idle_cycles,
         "utilisation": engine.utilisation,
-        "peak_operations_per_cycle": simulation.accelerator.peak_operations_per_cycle.get(name),
+        "peak_operations_per_cycle": peak,
+        "operations_per_second": peak and engine.utilisation * peak * machine.clock_hz,
         "tiles": engine.counters.tiles,
     }
 
@@ -261,27 +277,26 @@ def _busiest(simulation: Simulation) -> list[Facts]:
 def _ablation_facts(
     base: Simulation, ablations: Mapping[str, Simulation], tables: Sequence[cost.Table]
 ) -> list[Facts]:
-    own = base.accelerator.name
-    base = ablations.get(own, base)
     rows = []
     for name, other in ablations.items():
-        if name == own:
+        if name == base.accelerator.name:
             continue
         energies = {
-            table.name: _share(_total_pj(other, table), _total_pj(base, table)) for table in tables
+            table.name: _times(_total_pj(other, table), _total_pj(base, table)) for table in tables
         }
         rows.append(
             {
                 "name": name,
                 "cycles": other.cycles,
-                "cycles_ratio": _share(other.cycles, base.cycles),
+                "cycles_ratio": _times(other.cycles, base.cycles),
                 "busy_ratio": {
-                    engine: _share(
+                    engine: _times(
                         other.engine(engine).busy_cycles, base.engine(engine).busy_cycles
                     )
                     for engine in ABLATED
                 },
                 "energy_ratio": energies,
+                "peak_operations_per_cycle": other.accelerator.peak_operations_per_cycle,
             }
         )
     return rows
@@ -295,6 +310,15 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+def _times(value: float, base: float) -> float | None:
+    """A ratio, which nothing has to nothing."""
+    return value / base if base else None
+
+
+def _shown_times(times: float | None) -> str:
+    return NONE if times is None else ratio(times)
+
+
 # ---- tables
 
 
@@ -305,11 +329,13 @@ def report_text(
     ablations: Mapping[str, Simulation] | None = None,
     step: Simulation | None = None,
     samples: int | None = None,
+    step_samples: int | None = None,
 ) -> str:
     """The report as plain text, 100 columns wide; arguments of `accelerator_facts`."""
     facts = accelerator_facts(
-        simulation, tables=tables, ablations=ablations, step=step, samples=samples
-    )
+        simulation, tables=tables, ablations=ablations, step=step, samples=samples,
+        step_samples=step_samples,
+    )  # fmt: skip
     out = io.StringIO()
     show_accelerator(Console(file=out, width=WIDTH, color_system=None), facts)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
@@ -326,6 +352,7 @@ def show_accelerator(console: Console, facts: Mapping[str, Any]) -> None:
     page.table(_sparsity_table(facts))
     if facts["ablations"]:
         page.table(_ablation_table(facts))
+        _show_peaks(page, facts)
     _show_notes(page, facts)
 
 
@@ -534,42 +561,94 @@ def _sparsity_table(facts: Mapping[str, Any]) -> Table:
 def _ablation_table(facts: Mapping[str, Any]) -> Table:
     names = list(facts["energy_pj"])
     table = _table(
-        "What each mechanism gains: the same step without it, in multiples",
+        f"Without each mechanism, in multiples of {_ablations_of(facts)}",
         "\nmachine", "\ntime", *(f"{engine}\nbusy" for engine in ABLATED),
         *(f"energy\n{name}" for name in names),
     )  # fmt: skip
     for row in facts["ablations"]:
-        busy = (ratio(row["busy_ratio"][engine]) for engine in ABLATED)
-        energies = (ratio(row["energy_ratio"][name]) for name in names)
-        table.add_row(row["name"], ratio(row["cycles_ratio"]), *busy, *energies)
+        busy = (_shown_times(row["busy_ratio"][engine]) for engine in ABLATED)
+        energies = (_shown_times(row["energy_ratio"][name]) for name in names)
+        table.add_row(row["name"], _shown_times(row["cycles_ratio"]), *busy, *energies)
     return table
+
+
+def _ablations_of(facts: Mapping[str, Any]) -> str:
+    """What was done on each machine: of an epoch one step is kept, and stands for it."""
+    base = facts["ablations_base"]
+    if base["steps"] != facts["steps"]:
+        what = "the kept step"
+    else:
+        what = "the step" if base["steps"] == 1 else f"all {base['steps']:,} steps"
+    if base["samples"] is not None:
+        what += f" of {base['samples']:,} samples"
+    return f"{what}, {base['cycles']:,} cycles"
+
+
+def _show_peaks(page: _Page, facts: Mapping[str, Any]) -> None:
+    """Without a mechanism a machine may also have another peak; its times are of both."""
+    own = {name: facts["engines"][name]["peak_operations_per_cycle"] for name in ABLATED}
+
+    def told(peaks: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} {peak:,}" for name, peak in peaks.items())
+
+    changed = []
+    for row in facts["ablations"]:
+        peaks = row["peak_operations_per_cycle"]
+        other = {name: peak for name, peak in peaks.items() if peak != own[name]}
+        if other:
+            changed.append(f"{row['name']}: {told(other)}")
+    text = f"Peaks in OP/cycle: {told(own)}"
+    text += f"; but {'; '.join(changed)}." if changed else "; the same without any of them."
+    page.say(text, "dim")
+    page.say("")
 
 
 def _show_notes(page: _Page, facts: Mapping[str, Any]) -> None:
     assumed, parameters = len(facts["assumptions"]), facts["parameters"]
+    every = assumed == parameters
     legend = ", ".join(f"{letter} {tensor}" for tensor, letter in ON_CHIP_LETTERS.items())
     page.say(f"On chip: {legend}; the others live in DRAM.", "dim")
     kind = "invented: no such chip is known, and all" if facts["hypothetical"] else "modelled:"
     page.say(
-        f"The machine is {kind} {assumed} of its {parameters} parameters are assumptions (grade I; "
-        "the key assumptions in --json names them). Energy has no leakage, and is a table's "
-        "published numbers times counters:",
+        f"The machine is {kind} {assumed} of its {parameters} parameters are assumptions "
+        f"(grade I){'.' if every else ':'}",
         "dim",
     )
+    if not every:
+        page.say(_grouped([row["parameter"] for row in facts["assumptions"]]), "dim", indent=2)
     if not facts["hypothetical"]:
         page.say(
             "third party: the area of H2Learn in somebody else's model, to compare with; nothing "
             "is fitted to it.",
             "dim",
-            indent=2,
         )
+    page.say(f"No time and no energy is in these numbers for {NO_TIME}.", "dim")
+    peak = facts["dram"]["peak_bytes_per_second"] / 1e9
+    page.say(
+        "Energy has no leakage, and is a table's published numbers times counters. Its DRAM is the "
+        f"table's, whatever kind has the machine's {peak:.3g} GB/s:",
+        "dim",
+    )
     for name, about in facts["cost_tables"].items():
-        text = f"{name}: {about['title']}"
+        text = f"{name}: {about['title']}; DRAM {about['dram_technology']}, "
+        text += f"{about['dram_pj_per_bit']:.3g} pJ a bit"
         if about["unverified"]:
             text += f"; {len(about['unverified'])} of its numbers not verified"
         if about["extrapolated"]:
             text += f"; extrapolated for {', '.join(about['extrapolated'])}"
         page.say(f"{text}.", "dim", indent=2)
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """Dotted names, each group named once: "parts; forward: rows, columns; dram: burst_bytes."."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        group, _, last = name.rpartition(".")
+        groups.setdefault(group, []).append(last)
+    told = (
+        (f"{group}: " if group else "") + ", ".join(members) for group, members in groups.items()
+    )
+    return "; ".join(told) + "."
 
 
 def show_comparison(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -584,13 +663,30 @@ def show_comparison(console: Console, rows: Sequence[Mapping[str, Any]]) -> None
     for row in rows:
         table.add_row(
             row["accelerator"], measure(row["step_seconds"], "s"),
-            ratio(_share(row["step_seconds"], first["step_seconds"])),
+            _shown_times(_times(row["step_seconds"], first["step_seconds"])),
             *(percent(row["engines"][e]["utilisation"]) for e in ("forward", "backward", "update")),
             percent(row["dram"]["busy_share"]),
         )  # fmt: skip
     page.table(table)
+    page.table(_rate_comparison(rows))
     for name in first["energy_pj"]:
         page.table(_cost_comparison(name, rows))
+
+
+def _rate_comparison(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """What shares of different peaks are shares of."""
+    table = _table(
+        "TOP/s of dense layers: done, of the engine's peak",
+        "machine", *ABLATED,
+    )  # fmt: skip
+    for row in rows:
+        cells = []
+        for name in ABLATED:
+            engine = row["engines"][name]
+            peak = engine["peak_operations_per_cycle"] * row["clock_hz"] / 1e12
+            cells.append(f"{engine['operations_per_second'] / 1e12:.3g} of {peak:.3g}")
+        table.add_row(row["accelerator"], *cells)
+    return table
 
 
 def _cost_comparison(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -606,7 +702,7 @@ def _cost_comparison(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
         joules = [energy[key] * 1e-12 / steps for key in ("on_chip", "dram", "total")]
         table.add_row(
             row["accelerator"], *(measure(value, "J") for value in joules),
-            ratio(_share(energy["total"] / steps, first)),
+            _shown_times(_times(energy["total"] / steps, first)),
             measure(row["power_w"][name]["total"], "W"),
             _square_mm(row["area_um2"][name]["total"]),
         )  # fmt: skip
