@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     accelerator = Accelerator.load(options.accelerator)
     checked = verify(options.configs)
     report = {
-        "command": machine.command("bench/accelerator.py", arguments),
+        "command": machine.command("accelerator", arguments),
         "machine": machine.facts(),
         "accelerator": accelerator.name,
         "threads": options.threads,
