@@ -46,7 +46,7 @@ $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 
 $(BENCH_VENV)/.done: bench/requirements.txt $(SOURCES)
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python $(PIP_INSTALL) '.[data]' 'cmake>=3.24' ninja
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) '.[data,plot]' 'cmake>=3.24' ninja
 	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --no-deps -r bench/requirements.txt
 	@touch $@
 
@@ -88,12 +88,12 @@ CMAKE_TOOLS = PATH="$(CURDIR)/$(BIN):$$PATH"
 cpp-test: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --preset release
 	$(CMAKE_TOOLS) cmake --build --preset release
-	$(CMAKE_TOOLS) ctest --preset release
+	$(CMAKE_TOOLS) ctest --preset release -j $(JOBS)
 
 sanitize: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --preset asan-ubsan
 	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan
-	$(CMAKE_TOOLS) ctest --preset asan-ubsan
+	$(CMAKE_TOOLS) ctest --preset asan-ubsan -j $(JOBS)
 
 python-test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -103,9 +103,10 @@ python-test: $(VENV)/.dev
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
-	build/bench/bench/h2learn_bench --benchmark_out=build/kernels.json --benchmark_out_format=json
+	build/bench/bench/h2learn_bench --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
 	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
+	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV) runs

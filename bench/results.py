@@ -3,7 +3,8 @@
     python bench/results.py build/peers.json build/accuracy.json build/kernels.json
 
 Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py,
-accelerator.py and accuracy.py write with --json, and google-benchmark with --benchmark_out.
+kernels.py, accelerator.py and accuracy.py write with --json, and google-benchmark with
+--benchmark_out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kernel_tables
 import machine
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -27,14 +29,18 @@ def section(report: Report) -> tuple[str, str]:
         ValueError: the report is of no kind known here.
     """
     if "benchmarks" in report:
-        return "kernels", _kernels(report)
+        return "google-benchmark", _google_benchmark(report)
+    if "ceilings" in report:
+        return "kernels", _heading(report) + _kernels(report)
     if "clocked_cycles_per_second" in report:
         return "accelerator", _heading(report) + _accelerator(report)
     if "workloads" in report:
         return f"peers-{report['surrogate']}", _heading(report) + _peers(report)
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
-    raise ValueError("written by none of peers.py, accelerator.py, accuracy.py, google-benchmark")
+    raise ValueError(
+        "written by none of peers.py, kernels.py, accelerator.py, accuracy.py, google-benchmark"
+    )
 
 
 def replace(text: str, name: str, content: str) -> str:
@@ -145,6 +151,15 @@ def _mean_and_all(row: Report, side: str) -> str:
 
 
 def _kernels(report: Report) -> str:
+    parts = [f"Medians of {report['rounds']} rounds."]
+    if report["no_ceiling"]:
+        parts.append(f"No ceiling: {report['no_ceiling']}.")
+    for table in kernel_tables.tables(report):
+        parts.append(f"**{table.title}**\n\n{_markdown(table.columns, table.rows).rstrip()}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _google_benchmark(report: Report) -> str:
     context = report["context"]
     rows = [
         [b["name"], f"{b['real_time']:.1f} {b['time_unit']}"]

@@ -1,0 +1,409 @@
+"""Every kernel beside PyTorch's operator for the same product, and beside the machine's ceiling.
+
+    python bench/kernels.py [--quick | --all] [--kernels ...] [--cases ...] [--rates 1,15,50]
+                            [--targets ...] [--threads 1,2] [--rounds 3] [--json FILE]
+
+Kernels: `forward`, `backward` (gradient at the inputs, with the mask), `weight_update`,
+`conv_neuron` (a convolution and its neurons, bits out) and `neuron` (forward and backward over T).
+Each is measured with kernel="auto", "event" and "dense" beside torch in float32, bfloat16 and as a
+CSR matrix, interleaved; each result is compared with float64. One process an instruction set, with
+torch held to the same. --quick is the best instruction set alone at a few rates; without it the
+layers of workload c and the other instruction sets are measured at a selection of rates and
+threads; --all is every combination, and takes hours. Exit status: 0; 1 when h2learn computes
+something else than float64 does; 2 for a wrong argument. See docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import machine
+import torch
+from arguments import choices, count, counts
+from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
+from h2learn import _core
+from kernel_cases import (
+    KERNELS,
+    LAYERS,
+    NEURONS,
+    SIZES,
+    SYNAPSE_KERNELS,
+    Case,
+    NeuronCase,
+    cases_of,
+)
+from kernel_tables import AUTO_SLACK, tables
+from measure import interleave
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+
+RATES = (1, 5, 10, 15, 20, 30, 50)
+FEW_RATES = (0.01, 0.1, 0.3)
+FEW_LAYERS = ("c:conv2", "c:linear1")
+FUSED = "c:conv2"
+# The plain reference is no target to be fast on.
+TARGETS = [target for target in _core.available_targets() if target != "scalar"]
+BF16_TARGETS = ("avx512",)
+ERROR_TOLERANCE = {"conv_neuron": 1e-3}
+DEFAULT_ERROR_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The ratio that rows of a kernel and a rival should reach.
+
+    Attributes:
+        cases: that it is for; None: all.
+        rates: lowest and highest that it is for.
+    """
+
+    kernel: str
+    rival: str
+    ratio: float
+    cases: tuple[str, ...] | None = None
+    rates: tuple[float, float] = (0.0, 1.0)
+
+
+_SIZES = tuple(SIZES)
+_FROM_MEMORY = tuple(name for name, case in NEURONS.items() if case.from_memory)
+GOALS = (
+    Goal("forward", "torch-float32", 7.0, _SIZES, (0.10, 0.30)),
+    Goal("forward", "torch-float32", 14.0, _SIZES, (0.01, 0.01)),
+    Goal("forward", "torch-csr", 1.8, _SIZES, (0.01, 0.01)),
+    Goal("weight_update", "torch-float32", 6.0, _SIZES),
+    Goal("backward", "torch-float32", 3.5, _SIZES),
+    Goal("conv_neuron", "torch-float32", 13.0, (FUSED,)),
+    Goal("conv_neuron", "torch-bf16", 1.0, (FUSED,)),
+    Goal("neuron", "torch-float32", 28.0),
+    Goal("neuron", "ceiling", 0.85, _FROM_MEMORY),
+    *(
+        Goal(kernel, f"h2learn-{own}", 1.0 / AUTO_SLACK)
+        for kernel in SYNAPSE_KERNELS
+        for own in ("event", "dense")
+    ),
+)
+
+
+def goal_of(kernel: str, case: str, rival: str, rate: float | None) -> float | None:
+    """The goal of a row; None when it has none."""
+    for goal in GOALS:
+        if (
+            (goal.kernel, goal.rival) == (kernel, rival)
+            and (goal.cases is None or case in goal.cases)
+            and (rate is None or goal.rates[0] - 1e-9 <= rate <= goal.rates[1] + 1e-9)
+        ):
+            return goal.ratio
+    return None
+
+
+# ---- what is measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel, case and number of threads, at several rates together."""
+
+    kernel: str
+    case: str
+    threads: int
+    rates: list[float]
+
+
+def plan(options: argparse.Namespace, target: str) -> Iterator[Job]:
+    """The jobs of one target: of what the options ask for, what --quick or --all leaves."""
+    for threads in options.threads:
+        for kernel in options.kernels:
+            for name in cases_of(kernel):
+                if name not in options.cases:
+                    continue
+                rates = [percent / 100 for percent in options.rates]
+                if not options.all:
+                    if not _is_measured(options, target, threads, kernel, name):
+                        continue
+                    if options.quick or target != TARGETS[-1]:
+                        rates = [rate for rate in rates if rate in FEW_RATES] or rates
+                yield Job(kernel, name, threads, rates)
+
+
+def _is_measured(
+    options: argparse.Namespace, target: str, threads: int, kernel: str, name: str
+) -> bool:
+    """Whether a combination is worth its time when not all are asked for."""
+    if kernel == "conv_neuron" and name != FUSED:
+        return False
+    most = threads == max(options.threads)
+    if options.quick:
+        return most and target == TARGETS[-1] and (kernel == "conv_neuron" or name not in LAYERS)
+    if target == TARGETS[-1]:
+        return most or name not in LAYERS or name == FUSED
+    return most and (name not in LAYERS or name in FEW_LAYERS)
+
+
+def environment(target: str) -> dict[str, str]:
+    """Variables that hold h2learn to a target, and torch's libraries to the same instructions."""
+    held = {"H2LEARN_TARGET": target}
+    if target == "avx2":
+        held |= {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        }
+    elif target == "baseline":
+        held |= {
+            "ATEN_CPU_CAPABILITY": "default",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        }
+        if not _is_intel():
+            # There MKL heeds the variable above for nothing less than AVX2.
+            held["MKL_CBWR"] = "COMPATIBLE"
+    return held
+
+
+def _is_intel() -> bool:
+    """Whether MKL chooses its instructions by their names; on other processors it does not."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text()
+
+
+def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
+    """Times all ways of one job, interleaved; a row a way, with its error against float64."""
+    torch.set_num_threads(job.threads)
+    case = cases_of(job.kernel)[job.case]
+    ways = list(KERNELS[job.kernel](case, job.rates, target in BF16_TARGETS))
+    errors = [way.error(way.run()) for way in ways]
+    timings = interleave({str(i): way.run for i, way in enumerate(ways)}, rounds)
+    return [
+        {
+            "kernel": job.kernel,
+            "case": job.case,
+            "rate": way.rate,
+            "target": target,
+            "threads": job.threads,
+            "way": way.name,
+            "detail": way.detail,
+            "ms": timings[str(i)].median_ms,
+            "quartiles_ms": timings[str(i)].quartiles_ms,
+            "error": errors[i],
+            "flops": flops_of(case),
+            "read_bytes": way.read_bytes,
+            "written_bytes": way.written_bytes,
+        }
+        for i, way in enumerate(ways)
+    ]
+
+
+def flops_of(case: Case | NeuronCase) -> float:
+    """Of the dense product; neurons have so few that their data is what counts."""
+    return case.flops if isinstance(case, Case) else 0.0
+
+
+def measure_target(target: str, options: argparse.Namespace) -> list[Row]:
+    """All jobs of a target, in this process, which must have been started for it."""
+    if _core.active_target() != target:
+        raise RuntimeError(f"started for {_core.active_target()}, asked for {target}")
+    jobs = list(plan(options, target))
+    measured: list[Row] = []
+    for done, job in enumerate(jobs):
+        label = f"{job.kernel} {job.case}, {target}, threads {job.threads}"
+        print(f"[{done + 1}/{len(jobs)}] {label}", file=sys.stderr, flush=True)
+        measured += measure_job(job, target, options.rounds)
+    return measured
+
+
+def measure_elsewhere(target: str, options: argparse.Namespace) -> list[Row]:
+    """The same in a process that is held to the target.
+
+    Raises:
+        RuntimeError: it failed; its own message is on stderr.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "measured.json"
+        command = [
+            sys.executable, __file__, "--worker", str(file), "--targets", target,
+            "--kernels", ",".join(options.kernels), "--cases", ",".join(options.cases),
+            "--rates", ",".join(map(str, options.rates)),
+            "--threads", ",".join(map(str, options.threads)), "--rounds", str(options.rounds),
+            *(["--all"] if options.all else []), *(["--quick"] if options.quick else []),
+        ]  # fmt: skip
+        done = subprocess.run(command, env=os.environ | environment(target), check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"the process for {target} ended with status {done.returncode}")
+        measured: list[Row] = json.loads(file.read_text())
+        return measured
+
+
+# ---- what it means
+
+
+def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> list[Row]:
+    """One row for each measurement of h2learn's `auto` and each of its rivals there.
+
+    `ratio` is the rival's time over `auto`'s; of a rival's memory formats the fastest counts. The
+    rival `ceiling` is the least time that the machine's arithmetic and memory allow for the dense
+    product and h2learn's data: skipping zeros can beat it. Of neurons, it stands beside
+    `h2learn-in-place`.
+    """
+    rows: list[Row] = []
+    for ours in measured:
+        if ours["way"] != "h2learn-auto":
+            continue
+        rivals: dict[str, Row] = {}
+        for other in measured:
+            if other["way"] == "h2learn-auto" or other["rate"] not in (None, ours["rate"]):
+                continue
+            if any(other[key] != ours[key] for key in ("kernel", "case", "target", "threads")):
+                continue
+            if other["way"] not in rivals or other["ms"] < rivals[other["way"]]["ms"]:
+                rivals[other["way"]] = other
+        roof = ceilings.get((ours["target"], ours["threads"]))
+        if roof is not None and (ours["kernel"] != "neuron" or ours["case"] in _FROM_MEMORY):
+            least = roof.roof_ms(ours["flops"], ours["read_bytes"], ours["written_bytes"])
+            rivals["ceiling"] = {"ms": least, "detail": "", "error": None, "quartiles_ms": None}
+        for name, rival in rivals.items():
+            # The share of memory's bandwidth is that of the kernels alone.
+            in_place = name == "ceiling" and "h2learn-in-place" in rivals
+            timed = rivals["h2learn-in-place"] if in_place else ours
+            rows.append(
+                {
+                    "kernel": ours["kernel"],
+                    "case": ours["case"],
+                    "rate": ours["rate"],
+                    "target": ours["target"],
+                    "threads": ours["threads"],
+                    "rival": name,
+                    "rival_detail": rival["detail"],
+                    "rival_ms": rival["ms"],
+                    "h2learn_ms": timed["ms"],
+                    "ratio": rival["ms"] / timed["ms"],
+                    "goal": goal_of(ours["kernel"], ours["case"], name, ours["rate"]),
+                    "error": timed["error"],
+                    "rival_error": rival["error"],
+                    "rival_quartiles_ms": rival["quartiles_ms"],
+                    "h2learn_quartiles_ms": timed["quartiles_ms"],
+                }
+            )
+    return rows
+
+
+def wrong(measured: list[Row]) -> list[Row]:
+    """Measurements of h2learn whose result is not float64's."""
+    return [
+        row
+        for row in measured
+        if row["way"].startswith("h2learn")
+        and not row["error"] <= ERROR_TOLERANCE.get(row["kernel"], DEFAULT_ERROR_TOLERANCE)
+    ]
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Prints every table of the report."""
+    for table in tables(report):
+        view = Table(title=table.title, title_justify="left", box=box.SIMPLE)
+        for column in table.columns:
+            view.add_column(column)
+        for line in table.rows:
+            view.add_row(*line)
+        console.print(view)
+
+
+# ---- the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = _parse(arguments)
+    if options.worker is not None:
+        (target,) = options.targets
+        options.worker.write_text(json.dumps(measure_target(target, options)))
+        return 0
+    if not any(any(True for _ in plan(options, target)) for target in options.targets):
+        print("error: nothing of that is measured without --all", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(machine.line(), soft_wrap=True)
+    measured: list[Row] = []
+    ceilings: dict[tuple[str, int], Ceiling] = {}
+    reason = ""
+    for target in options.targets:
+        threads = sorted({job.threads for job in plan(options, target)})
+        try:
+            before = {n: measure_ceiling(target, n, options.ceiling_seconds) for n in threads}
+            measured += measure_elsewhere(target, options)
+            for n in threads:  # again, since a ceiling is the best that was ever seen
+                after = measure_ceiling(target, n, options.ceiling_seconds)
+                ceilings[target, n] = highest(before[n], after)
+        except NoCeilingError as error:
+            reason = str(error)
+            measured += measure_elsewhere(target, options)
+    report = {
+        "command": machine.command("kernels", arguments),
+        "machine": machine.facts(),
+        "rounds": options.rounds,
+        "held": {target: environment(target) for target in options.targets},
+        "ceilings": [
+            {"target": target, "threads": n, **roof.as_dict()}
+            for (target, n), roof in ceilings.items()
+        ],
+        "no_ceiling": reason,
+        "rows": rows_of(measured, ceilings),
+        "measurements": measured,
+    }
+    show(report, console)
+    if reason:
+        console.print(f"no ceiling: {reason}", soft_wrap=True)
+    for row in wrong(measured):
+        print(f"error: {row['way']} of {row['kernel']} {row['case']} at rate {row['rate']} on "
+              f"{row['target']} is off by {row['error']:.1e}", file=sys.stderr)  # fmt: skip
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if wrong(measured) else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    names = [*SIZES, *LAYERS, *NEURONS]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="a selection, under three minutes")
+    extent.add_argument("--all", action="store_true", help="every combination: hours")
+    add("--kernels", type=choices(KERNELS), default=list(KERNELS), help="of " + ",".join(KERNELS))
+    add("--cases", type=choices(names), default=names, help="of " + ",".join(names))
+    add("--rates", type=_percents, default=list(RATES), help="firing rates, percent")
+    add("--targets", type=choices(TARGETS), default=TARGETS[::-1], help="of " + ",".join(TARGETS))
+    add("--threads", type=counts, default=_default_threads(), help="for instance 1,2")
+    add("--rounds", type=count, default=3, help="turns of each way")
+    add("--ceiling-seconds", type=float, default=0.25, metavar="S",
+        help="for each figure of the ceilings")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write everything as data")
+    add("--worker", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _percents(text: str) -> list[int]:
+    values = counts(text)
+    if max(values) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} has a rate above 100 percent")
+    return values
+
+
+def _default_threads() -> list[int]:
+    """One, and all cores that this process may use."""
+    return sorted({1, len(os.sched_getaffinity(0))})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""bench/kernels.py on layers small enough for a test run.
+
+What makes its ratios worth printing is tested here: every way of a kernel computes the same as
+float64, the rows say who was compared with whom, and a wrong result is not passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+
+import ceiling
+import kernel_cases
+import kernel_tables
+import kernels
+import pytest
+import results
+import roofline
+import torch
+from ceiling import Ceiling, NoCeilingError
+from h2learn import _core, ops
+from kernel_cases import LAYERS, NEURONS, SIZES, Case, NeuronCase
+
+CONV = ops.geometry(5, (7, 6), 9, (3, 3), padding=(1, 1))
+TINY = {
+    "images": Case("images", CONV, 16),
+    "counts": Case("counts", ops.geometry(5, (4, 6), 9, (3, 3), padding=(1, 1)), 16, 8, "counts"),
+    "vectors": Case("vectors", ops.geometry(70, (1, 1), 9), 80),
+    "analog": Case("analog", CONV, 4, 1, "analog"),
+}
+ROOF = Ceiling(1e12, 4e11, 2e11, 1e10, 2e10)
+RATES = [0.05, 0.1, 0.5]
+
+
+# ---- ways
+
+
+@pytest.mark.parametrize("kernel", kernel_cases.SYNAPSE_KERNELS)
+@pytest.mark.parametrize("case", TINY)
+def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
+    if (kernel, case) == ("backward", "analog"):
+        pytest.skip("nobody asks for the gradient at an image")
+    names = set()
+    for way in kernel_cases.KERNELS[kernel](TINY[case], RATES, True):
+        names.add(way.name)
+        limit = 2e-2 if way.name == "torch-bf16" else kernels.DEFAULT_ERROR_TOLERANCE
+        assert 0 < way.error(way.run()) < limit, way.name
+        assert way.read_bytes > 0
+        assert way.written_bytes > 0
+    expected = {"h2learn-auto", "h2learn-dense", "torch-float32", "torch-bf16"}
+    expected |= {"h2learn-event"} if case != "analog" else set()
+    expected |= {"torch-csr"} if (kernel, case) == ("forward", "vectors") else set()
+    assert names == expected
+
+
+def test_an_error_is_seen() -> None:
+    for kernel in kernel_cases.SYNAPSE_KERNELS:
+        way = next(iter(kernel_cases.KERNELS[kernel](TINY["images"], [0.3], False)))
+        assert way.error(1.01 * way.run()) == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_convolution_and_its_neurons_give_the_same_spikes() -> None:
+    ways = list(kernel_cases.conv_neuron(TINY["images"], RATES, True))
+    assert [way.rate for way in ways if way.name == "h2learn-auto"] == RATES
+    for way in ways:
+        assert way.error(way.run()) < (0.05 if way.name == "torch-bf16" else 0.01)
+    words = ways[-1 - len(kernel_cases.rivals_of(TINY["images"], True))].run()
+    assert ways[0].error(~words) > 0.3
+
+
+def test_neurons_agree_with_float64_forward_and_backward() -> None:
+    ways = list(kernel_cases.neuron(NeuronCase("n", 8, 3, 100), [], False))
+    assert [way.name for way in ways] == [
+        "h2learn-auto", "h2learn-in-place", "torch-float32", "torch-float32-written"
+    ]  # fmt: skip
+    for way in ways:
+        assert way.error(way.run()) < 1e-6
+    words, gradient = ways[0].run()
+    assert 0.05 < ops.popcount(words) / gradient.numel() < 0.5
+    assert ways[0].error((words ^ 1, gradient)) == math.inf
+
+
+def test_layers_of_workload_c_are_those_of_the_network() -> None:
+    assert [case.inputs for case in LAYERS.values()] == [
+        "analog", "spikes", "counts", "counts", "spikes", "spikes", "spikes", "spikes"
+    ]  # fmt: skip
+    assert LAYERS["c:conv2"].shape[:4] == (128, 32, 32, 256)
+    assert LAYERS["c:linear1"].shape[:4] == (32768, 1, 1, 1024)
+    assert {case.images for case in LAYERS.values()} == {8, 64}
+    assert LAYERS["c:conv2"].flops == 2 * 64 * 32 * 32 * 9 * 128 * 256
+
+
+@pytest.mark.parametrize("case", ["images", "counts", "vectors"])
+def test_inputs_have_the_rate_asked_for(case: str) -> None:
+    inputs = kernel_cases.make_inputs(TINY[case], 0.3)
+    assert inputs.dense().mean() == pytest.approx(0.3, abs=0.03)
+    assert inputs.density == pytest.approx(1 - 0.7**4 if case == "counts" else 0.3, abs=0.05)
+
+
+# ---- the plan
+
+
+def options(*arguments: str):
+    return kernels._parse(list(arguments))
+
+
+def test_all_is_every_combination() -> None:
+    chosen = options("--all", "--threads", "1,2")
+    jobs = [(t, *vars(j).values()) for t in chosen.targets for j in kernels.plan(chosen, t)]
+    cases = sum(len(kernel_cases.cases_of(kernel)) for kernel in kernel_cases.KERNELS)
+    assert len(jobs) == len(kernels.TARGETS) * 2 * cases
+    assert all(job[-1] == [0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5] for job in jobs)
+
+
+def test_each_goal_is_measured_by_default_and_by_quick() -> None:
+    for arguments in ((), ("--quick",)):
+        jobs = list(kernels.plan(options(*arguments), kernels.TARGETS[-1]))
+        for goal in kernels.GOALS:
+            fitting = [
+                job
+                for job in jobs
+                if job.kernel == goal.kernel
+                and (goal.cases is None or job.case in goal.cases)
+                and any(
+                    kernels.goal_of(job.kernel, job.case, goal.rival, rate) == goal.ratio
+                    for rate in job.rates
+                )
+            ]
+            assert fitting, goal
+
+
+def test_goals_are_those_of_the_sizes_and_rates_they_name() -> None:
+    (size, *_), layer = SIZES, "c:conv3"
+    assert kernels.goal_of("forward", size, "torch-float32", 0.01) == 14
+    assert kernels.goal_of("forward", size, "torch-float32", 0.05) is None
+    assert kernels.goal_of("forward", size, "torch-float32", 0.3) == 7
+    assert kernels.goal_of("forward", size, "torch-float32", 0.5) is None
+    assert kernels.goal_of("forward", layer, "torch-float32", 0.1) is None
+    assert kernels.goal_of("forward", layer, "h2learn-event", 0.1) == pytest.approx(1 / 1.15)
+    assert kernels.goal_of("neuron", "8x8x262144", "ceiling", None) == 0.85
+    assert kernels.goal_of("neuron", "8x1x4096", "ceiling", None) is None
+
+
+def test_torch_is_held_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_is_intel", lambda: True)
+    assert kernels.environment("avx512") == {"H2LEARN_TARGET": "avx512"}
+    assert kernels.environment("avx2")["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "MKL_CBWR" not in kernels.environment("baseline")
+    monkeypatch.setattr(kernels, "_is_intel", lambda: False)
+    assert kernels.environment("baseline")["MKL_CBWR"] == "COMPATIBLE"
+
+
+# ---- rows
+
+
+def measured(way: str, ms: float, rate: float | None = None, **changes) -> dict:
+    return {
+        "kernel": "forward", "case": next(iter(SIZES)), "rate": rate, "target": "avx2",
+        "threads": 1, "way": way, "detail": "", "ms": ms, "quartiles_ms": (ms, ms),
+        "error": 1e-7, "flops": 2e9, "read_bytes": 1e6, "written_bytes": 1e6, **changes,
+    }  # fmt: skip
+
+
+def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
+    rows = kernels.rows_of(
+        [
+            measured("h2learn-auto", 1.0, 0.1),
+            measured("h2learn-auto", 4.0, 0.3),
+            measured("h2learn-event", 2.0, 0.1),
+            measured("h2learn-event", 2.0, 0.3),
+            measured("h2learn-dense", 3.0),
+            measured("torch-float32", 9.0, detail="channels-first"),
+            measured("torch-float32", 8.0, detail="channels-last"),
+            measured("torch-csr", 5.0, 0.1),
+            measured("torch-float32", 1.0, threads=2),
+        ],
+        {("avx2", 1): ROOF},
+    )
+    by = {(row["rate"], row["rival"]): row for row in rows}
+    assert len(by) == len(rows)
+    assert by[0.1, "torch-float32"]["ratio"] == 8.0
+    assert by[0.1, "torch-float32"]["rival_detail"] == "channels-last"
+    assert by[0.1, "torch-float32"]["goal"] == 7.0
+    assert by[0.1, "torch-csr"]["ratio"] == 5.0
+    assert (0.3, "torch-csr") not in by
+    assert by[0.3, "h2learn-event"]["ratio"] == 0.5
+    assert by[0.1, "h2learn-dense"]["ratio"] == 3.0
+    assert by[0.1, "ceiling"]["ratio"] == pytest.approx(2.0)  # 2 GFLOP at 1 TFLOP/s
+    assert {row["threads"] for row in rows} == {1}
+    ((fast, _), (slow, worst)) = kernel_tables.auto_losses(rows)
+    assert (fast, slow) == (0.5, 2.0)
+    assert worst["rival"] == "h2learn-event"
+    report = {"rows": rows, "ceilings": []}
+    shown = {table.title: table for table in kernel_tables.tables(report)}
+    (auto,) = [table for title, table in shown.items() if "auto" in title]
+    assert auto.rows == [["forward", "avx2", "1", "1 of 2", "2.00", f"{worst['case']} at 30 %",
+                          "event"]]  # fmt: skip
+    (goals,) = [table for title, table in shown.items() if title.startswith("Goals")]
+    assert goals.rows[0][5:8] == ["1 of 2", "2.00", f"{worst['case']} at 30 %"]
+
+
+def test_the_share_of_bandwidth_is_that_of_the_kernels_alone() -> None:
+    (case,) = (name for name, neurons in NEURONS.items() if neurons.from_memory)
+    changes = {"kernel": "neuron", "case": case, "flops": 0.0}
+    names = {"h2learn-auto": 9.0, "h2learn-in-place": 0.25, "torch-float32": 18.0}
+    rows = kernels.rows_of(
+        [measured(name, ms, **changes) for name, ms in names.items()], {("avx2", 1): ROOF}
+    )
+    by = {row["rival"]: row for row in rows}
+    assert by["torch-float32"]["ratio"] == 2.0
+    assert by["ceiling"]["ratio"] == pytest.approx(0.4)  # 2 MB copied at 20 GB/s in 0.25 ms
+    assert by["ceiling"]["goal"] == 0.85
+
+
+def test_a_roof_is_the_slower_of_arithmetic_and_memory() -> None:
+    assert ROOF.roof_ms(1e9, 1e3, 1e3) == pytest.approx(1.0)
+    assert ROOF.roof_ms(0, 4e7, 0) == pytest.approx(4.0)  # read at 10 GB/s
+    assert ROOF.roof_ms(0, 4e7, 4e7) == pytest.approx(4.0)  # both copied at 20 GB/s
+    assert ROOF.roof_ms(0, 4e7, 1e7) == pytest.approx(1.0 + 3.0)
+
+
+def test_a_wrong_result_is_named() -> None:
+    rows = [
+        measured("h2learn-auto", 1.0, 0.1, error=2e-5),
+        measured("h2learn-event", 1.0, 0.1, error=math.nan),
+        measured("h2learn-dense", 1.0, error=1e-6),
+        measured("torch-bf16", 1.0, error=1e-2),
+        measured("h2learn-auto", 1.0, 0.1, kernel="conv_neuron", error=5e-4),
+    ]
+    assert kernels.wrong(rows) == rows[:2]
+
+
+# ---- the ceiling
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_ceilings_are_measured_on_every_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    for target in kernels.TARGETS:
+        figures = ceiling.measure_ceiling(target, 2, seconds=0.001).as_dict()
+        assert all(1e7 < figure < 1e14 for figure in figures.values()), figures
+
+
+def test_without_a_compiler_there_is_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoCeilingError, match="no-such-compiler"):
+        ceiling.measure_ceiling("avx2", 1)
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What the command writes about one small layer on the slowest target."""
+    file = tmp_path_factory.mktemp("kernels") / "new" / "kernels.json"
+    status = kernels.main(
+        ["--all", "--cases", "c:linear3,8x1x4096", "--rates", "10,50", "--threads", "1",
+         "--rounds", "1", "--targets", "baseline", "--ceiling-seconds", "0.001",
+         "--json", str(file)]
+    )  # fmt: skip
+    assert status == 0
+    return json.loads(file.read_text())
+
+
+def test_the_command_writes_its_rows(report: dict) -> None:
+    stable = {"kernel", "case", "target", "threads", "rival", "rival_ms", "h2learn_ms", "ratio"}
+    stable |= {"goal", "error"}
+    assert all(stable <= set(row) for row in report["rows"])
+    assert {row["kernel"] for row in report["rows"]} == {*kernel_cases.SYNAPSE_KERNELS, "neuron"}
+    assert {row["target"] for row in report["rows"]} == {"baseline"}
+    rivals = {row["rival"] for row in report["rows"] if row["kernel"] == "forward"}
+    assert rivals >= {"torch-float32", "torch-csr", "h2learn-event", "h2learn-dense"}
+    assert "torch-bf16" not in rivals  # emulated there, minutes long
+    assert all(row["ratio"] == row["rival_ms"] / row["h2learn_ms"] for row in report["rows"])
+    assert report["held"]["baseline"]["ONEDNN_MAX_CPU_ISA"] == "SSE41"
+
+
+def test_results_have_a_section_for_it(report: dict, tmp_path, monkeypatch) -> None:
+    file, page = tmp_path / "kernels.json", tmp_path / "RESULTS.md"
+    file.write_text(json.dumps(report))
+    page.write_text("before\n<!-- kernels -->\nold\n<!-- /kernels -->\nafter\n")
+    monkeypatch.setattr(results, "RESULTS", page)
+    assert results.main([str(file)]) == 0
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| c:linear3 | torch-float32 |" in text
+    assert "python bench/kernels.py --all" in text
+
+
+def test_the_page_of_results_has_both_sections_of_kernels() -> None:
+    text = results.RESULTS.read_text()
+    for name in ("kernels", "google-benchmark"):
+        assert "figures" in results.replace(text, name, "figures")
+
+
+def test_the_roofline_is_drawn(report: dict, tmp_path, capsys) -> None:
+    file = tmp_path / "kernels.json"
+    if not report["ceilings"]:
+        pytest.skip("no C++ compiler")
+    file.write_text(json.dumps(report))
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    assert roofline.main([str(file), str(first)]) == 0
+    assert roofline.main([str(file), str(second)]) == 0
+    text = first.read_text()
+    assert text == second.read_text()
+    assert "c:linear3" in text
+    assert "h2learn, 10 % not zero" in text
+    assert roofline.main([str(file), str(tmp_path / "a.txt")]) == 2
+    assert "a.txt" in capsys.readouterr().err
+    assert roofline.main([str(file), str(first), "--target", "sve"]) == 2
+    assert "no ceiling of target sve" in capsys.readouterr().err
+
+
+def test_nothing_to_measure_is_said(capsys) -> None:
+    arguments = ["--quick", "--cases", "c:conv3", "--kernels", "forward"]
+    assert kernels.main(arguments) == 2
+    assert "--all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--cases", "c:conv9"], ["--rates", "101"], ["--targets", "scalar"], ["--rounds", "0"],
+     ["--kernels", "lut"]],
+)  # fmt: skip
+def test_a_wrong_argument_ends_with_status_2(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        kernels.main(arguments)
+    assert error.value.code == 2
+    assert arguments[1] in capsys.readouterr().err
+
+
+def test_a_worker_of_another_target_is_refused() -> None:
+    others = [target for target in kernels.TARGETS if target != _core.active_target()]
+    if not others:
+        pytest.skip("one target only")
+    with pytest.raises(RuntimeError, match=f"asked for {others[0]}"):
+        kernels.measure_target(others[0], options("--quick"))
+
+
+def test_a_job_is_timed_in_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernel_cases.NEURONS, "small", NeuronCase("small", 4, 2, 64))
+    seen: list[int] = []
+
+    def interleave(steps: dict[str, Callable], rounds: int) -> dict:
+        seen.append(torch.get_num_threads())
+        return real(steps, rounds)
+
+    real = kernels.interleave
+    monkeypatch.setattr(kernels, "interleave", interleave)
+    rows = kernels.measure_job(kernels.Job("neuron", "small", 2, [0.1]), "avx2", 1)
+    assert seen == [2]
+    assert {row["threads"] for row in rows} == {2}
+    assert "small" in NEURONS
