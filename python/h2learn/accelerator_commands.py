@@ -128,7 +128,7 @@ def compare(
     rows = [
         {
             **accelerator_facts(result, tables=tables, samples=_samples(work)),
-            "time_ratio": result.seconds / first.seconds if first.seconds else 0.0,
+            "time_ratio": result.seconds / first.seconds if first.seconds else None,
             **_speed(result, wall_seconds[name]),
         }
         for name, result in results.items()

@@ -101,5 +101,5 @@ def core_layer(layer: LayerWork) -> _core.LayerWork:
 
 
 def _words(array: np.ndarray[Any, np.dtype[np.uint64]]) -> Any:
-    # Recorded inputs may be broadcast over time; the core wants them as they are counted.
+    # Nothing is copied unless somebody built the layer from strided arrays.
     return np.ascontiguousarray(array).view(np.int64)

@@ -11,13 +11,13 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from h2learn import cost
 from h2learn.accelerators.results import ENGINE_OF_PASS, ENGINES, RESIDENT, Counters
+from h2learn.report.layout import number_table
 from h2learn.report.units import amount, byte_size, measure, percent, ratio
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ def _show_headline(page: _Page, facts: Mapping[str, Any]) -> None:
 
 
 def _cost_table(facts: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = number_table(
         "Energy, power and area",
         "\ncost table", "energy a step\non chip", "\nDRAM", "\ntotal", "mean\npower", "\narea",
     )  # fmt: skip
@@ -439,7 +439,7 @@ def _cost_table(facts: Mapping[str, Any]) -> Table:
 
 
 def _energy_table(facts: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = number_table(
         "Where the energy goes: by kind of work, and by engine with its DRAM",
         "\ncost table", "arith-\nmetic", "\ntables", "\nbuffers", "\nDRAM", "for-\nward",
         "\nneurons", "back-\nward", "\nupdate",
@@ -461,7 +461,7 @@ def _square_mm(area_um2: float) -> str:
 
 
 def _engine_table(facts: Mapping[str, Any], width: int) -> Table:
-    table = _table(
+    table = number_table(
         f"Engines, shares of the time ({BUSY[0]} busy, {STALLED[0]} stalled, {IDLE[0]} idle)",
         "\nengine", "", "\nbusy", "build-\ning", "stalled\nload", "\nstore", "\nidle",
         "peak\nused",
@@ -513,7 +513,7 @@ PASS_COLUMNS = (
 
 
 def _time_table(facts: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = number_table(
         "Layers: busy cycles and DRAM traffic a step",
         "\nlayer", *(f"\n{name}" for name, _ in PASS_COLUMNS), "of all\nbusy", "\nDRAM",
         "on\nchip",
@@ -547,7 +547,7 @@ SPARSITY_COLUMNS = (
 
 
 def _sparsity_table(facts: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = number_table(
         "Layers: inputs that are set, and what sparsity leaves out",
         "\nlayer", "inputs\nset", "forward:\nreads", "backward:\nby gradient", "\nby mask",
         "update:\nreads", "update\nneeded",
@@ -560,7 +560,7 @@ def _sparsity_table(facts: Mapping[str, Any]) -> Table:
 
 def _ablation_table(facts: Mapping[str, Any]) -> Table:
     names = list(facts["energy_pj"])
-    table = _table(
+    table = number_table(
         f"Without each mechanism, in multiples of {_ablations_of(facts)}",
         "\nmachine", "\ntime", *(f"{engine}\nbusy" for engine in ABLATED),
         *(f"energy\n{name}" for name in names),
@@ -654,7 +654,7 @@ def _grouped(names: Iterable[str]) -> str:
 def show_comparison(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Facts of several machines on the same work, side by side; ratios are to the first."""
     page = _Page(console)
-    table = _table(
+    table = number_table(
         "The same work on each machine",
         "\nmachine", "time\na step", "times\nthe first", "peak used\nforward", "\nbackward",
         "\nupdate", "DRAM bus\nbusy",
@@ -675,7 +675,7 @@ def show_comparison(console: Console, rows: Sequence[Mapping[str, Any]]) -> None
 
 def _rate_comparison(rows: Iterable[Mapping[str, Any]]) -> Table:
     """What shares of different peaks are shares of."""
-    table = _table(
+    table = number_table(
         "TOP/s of dense layers: done, of the engine's peak",
         "machine", *ABLATED,
     )  # fmt: skip
@@ -691,7 +691,7 @@ def _rate_comparison(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def _cost_comparison(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     rows = list(rows)
-    table = _table(
+    table = number_table(
         f"Energy, power and area by {name}",
         "\nmachine", "energy a step\non chip", "\nDRAM", "\ntotal", "times\nthe first",
         "mean\npower", "\narea",
@@ -706,20 +706,4 @@ def _cost_comparison(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
             measure(row["power_w"][name]["total"], "W"),
             _square_mm(row["area_um2"][name]["total"]),
         )  # fmt: skip
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    label, *numbers = columns
-    table.add_column(label, overflow="fold", min_width=8)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
     return table

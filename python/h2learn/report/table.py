@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 
+from h2learn.report.layout import number_table
 from h2learn.report.units import amount, byte_size, percent
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def total_row(rows: Sequence[Row]) -> Row:
 
 def layer_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
     """Activity and memory; synaptic operations."""
-    activity = _table(
+    activity = number_table(
         "Spikes, zero gradients and memory",
         *(f"\n{name}" for name in ("layer", "spikes")),
         "firing\nrate", "zero\ngradients", "saved for\nbackward", "in dense\nfloat32",
         "times\nsmaller",
     )  # fmt: skip
-    operations = _table(
+    operations = number_table(
         "Synaptic operations",
         "\nlayer", "\ndone", "forward\nskipped", "\ndone", "backward\nskipped", "\ndone",
         "update\nskipped",
@@ -119,22 +119,6 @@ def layer_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             cells += [amount(done), _skipped(done, skipped)] if done + skipped else [NONE, NONE]
         operations.add_row(label, *cells)
     return activity, operations
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    layer, *numbers = columns
-    table.add_column(layer, overflow="fold", min_width=8)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _skipped(done: int, skipped: int) -> str:
