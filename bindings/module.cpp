@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_core, m) {
   m.doc() = "C++ core of h2learn. Private: use the h2learn package.";
   h2learn::bind_build(m);
+  h2learn::bind_memory(m);
   h2learn::bind_spikes(m);
   h2learn::bind_soma(m);
   h2learn::bind_synapse(m);

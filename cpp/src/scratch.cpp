@@ -1,37 +1,54 @@
 #include "scratch.hpp"
 
 #include <array>
+#include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <new>
 
 namespace h2learn {
 namespace {
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
+std::atomic<std::int64_t> held{0};
 
-struct Area {
-  std::unique_ptr<void, Free> memory;
-  std::size_t bytes = 0;
+class Area {
+ public:
+  Area() = default;
+  ~Area() { reset(); }
+  Area(const Area&) = delete;
+  Area& operator=(const Area&) = delete;
+
+  void* at_least(std::size_t bytes) {
+    constexpr std::size_t alignment = 64;
+    if (bytes > bytes_ || memory_ == nullptr) {
+      const std::size_t rounded = (bytes + alignment) / alignment * alignment;
+      reset();
+      memory_ = std::aligned_alloc(alignment, rounded);
+      if (memory_ == nullptr) throw std::bad_alloc();
+      bytes_ = rounded;
+      held += static_cast<std::int64_t>(rounded);
+    }
+    return memory_;
+  }
+
+ private:
+  void reset() {
+    std::free(memory_);
+    held -= static_cast<std::int64_t>(bytes_);
+    memory_ = nullptr;
+    bytes_ = 0;
+  }
+
+  void* memory_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace
 
 void* scratch(ScratchSlot slot, std::size_t bytes) {
   thread_local std::array<Area, static_cast<std::size_t>(ScratchSlot::count)> areas;
-  Area& area = areas[static_cast<std::size_t>(slot)];
-  constexpr std::size_t alignment = 64;
-  if (bytes > area.bytes || area.memory == nullptr) {
-    const std::size_t rounded = (bytes + alignment) / alignment * alignment;
-    area.memory.reset();
-    area.bytes = 0;
-    area.memory.reset(std::aligned_alloc(alignment, rounded));
-    if (area.memory == nullptr) throw std::bad_alloc();
-    area.bytes = rounded;
-  }
-  return area.memory.get();
+  return areas[static_cast<std::size_t>(slot)].at_least(bytes);
 }
+
+std::int64_t scratch_bytes() { return held; }
 
 }  // namespace h2learn

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace h2learn {
 
@@ -13,5 +14,8 @@ enum class ScratchSlot { rows, weights, operands, lists, tables, output, count }
 /// unspecified; it stays valid until the same thread asks for the same slot again.
 /// Throws std::bad_alloc; do not call inside an OpenMP region without catching it there.
 void* scratch(ScratchSlot slot, std::size_t bytes);
+
+/// Bytes that all threads hold in such areas.
+std::int64_t scratch_bytes();
 
 }  // namespace h2learn

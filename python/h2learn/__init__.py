@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from h2learn import accelerators, cost, datasets, encoders, nn, surrogate
+    from h2learn import accelerators, cost, datasets, encoders, memory, nn, surrogate
     from h2learn.accelerators.config import Accelerator
     from h2learn.accelerators.simulation import simulate
     from h2learn.counters import count_operations
@@ -41,6 +41,7 @@ __all__ = [
     "datasets",
     "encoders",
     "load_workload",
+    "memory",
     "nn",
     "offload",
     "record",
@@ -62,6 +63,7 @@ _LAZY = {
     "datasets": ("h2learn.datasets", None),
     "encoders": ("h2learn.encoders", None),
     "load_workload": ("h2learn.workload", "load_workload"),
+    "memory": ("h2learn.memory", None),
     "nn": ("h2learn.nn", None),
     "offload": ("h2learn.offloading", "offload"),
     "record": ("h2learn.recorder", "record"),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from h2learn import _core
+from h2learn import _core, memory
 from h2learn.shapes import Geometry, core_geometry, geometry, out_size, words_for
 
 __all__ = [
@@ -161,7 +161,7 @@ def _unpack_fake(words: Tensor, features: int, scale: float) -> Tensor:
 @_operator("unpack(Tensor words, int features, float scale) -> Tensor", _unpack_fake)
 def unpack(words: Tensor, features: int, scale: float) -> Tensor:
     """Words [planes, R, W] -> float32 [R, F], scale times the count."""
-    dense = _unpack_fake(words, features, scale)
+    dense = memory.empty((words.shape[1], features))
     _core.unpack(_array(words), features, scale, dense.numpy())
     return dense
 
@@ -196,6 +196,11 @@ def _currents_shape(rows: int, shape: Sequence[int]) -> tuple[int, int, int]:
     return rows, math.prod(out_size(shape)), shape[3]
 
 
+def _inputs_shape(rows: int, shape: Sequence[int]) -> tuple[int, int]:
+    """Of gradients at the inputs of a synapse layer or a pooling: both begin with C, H, W."""
+    return rows, shape[0] * shape[1] * shape[2]
+
+
 def _forward_packed_fake(
     words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
 ) -> Tensor:
@@ -211,7 +216,7 @@ def forward_packed(
     words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
 ) -> Tensor:
     """Currents [R, P_out, N] from words [planes, R, W] and weight [N, C / groups, kh, kw]."""
-    out = _forward_packed_fake(words, scale, weight, bias, shape, kernel)
+    out = memory.empty(_currents_shape(words.shape[1], shape))
     _core.forward_packed(
         core_geometry(tuple(shape)), _array(words), scale, _array(weight), _optional(bias),
         kernel, LUT_INPUTS, LUT_ROWS, out.numpy(),
@@ -233,7 +238,7 @@ def forward_dense(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str
 ) -> Tensor:
     """Currents [R, P_out, N] from analog inputs [R, P_in * C]."""
-    out = _forward_dense_fake(inputs, weight, bias, shape, kernel)
+    out = memory.empty(_currents_shape(inputs.shape[0], shape))
     _core.forward_dense(
         core_geometry(tuple(shape)), _array(inputs), _array(weight), _optional(bias), kernel,
         out.numpy(),
@@ -244,7 +249,7 @@ def forward_dense(
 def _backward_fake(
     grad_currents: Tensor, weight: Tensor, mask: Tensor | None, shape: list[int], kernel: str
 ) -> Tensor:
-    return weight.new_empty((grad_currents.shape[0], shape[0] * shape[1] * shape[2]))
+    return weight.new_empty(_inputs_shape(grad_currents.shape[0], shape))
 
 
 @_operator(
@@ -256,7 +261,7 @@ def backward(
     grad_currents: Tensor, weight: Tensor, mask: Tensor | None, shape: list[int], kernel: str
 ) -> Tensor:
     """Gradient [R, P_in * C] at the inputs, +0 where mask [R, W] has a zero bit."""
-    out = _backward_fake(grad_currents, weight, mask, shape, kernel)
+    out = memory.empty(_inputs_shape(grad_currents.shape[0], shape))
     _core.backward(
         core_geometry(tuple(shape)), _array(grad_currents), _array(weight), _optional(mask),
         kernel, out.numpy(),
@@ -283,7 +288,7 @@ def weight_update_packed(
     words: Tensor, scale: float, grad_currents: Tensor, shape: list[int], kernel: str
 ) -> Tensor:
     """Weight gradient [N, C / groups, kh, kw] from words and grad_currents [R, P_out, N]."""
-    out = _weight_update_packed_fake(words, scale, grad_currents, shape, kernel)
+    out = memory.empty(_weight_shape(shape))
     _core.weight_update_packed(
         core_geometry(tuple(shape)), _array(words), scale, _array(grad_currents), kernel,
         LUT_UPDATE_INPUTS, LUT_ROWS, out.numpy(),
@@ -305,7 +310,7 @@ def weight_update_dense(
     inputs: Tensor, grad_currents: Tensor, shape: list[int], kernel: str
 ) -> Tensor:
     """Weight gradient from analog inputs [R, P_in * C]."""
-    out = _weight_update_dense_fake(inputs, grad_currents, shape, kernel)
+    out = memory.empty(_weight_shape(shape))
     _core.weight_update_dense(
         core_geometry(tuple(shape)), _array(inputs), _array(grad_currents), kernel, out.numpy()
     )
@@ -348,13 +353,23 @@ def _soma_forward_fake(
     keep_membrane: bool,
     keep_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    steps, batch, features = currents.shape
-    words = currents.new_empty((steps, batch, words_for(features)), dtype=torch.int64)
+    return _soma_outputs(torch.empty, currents.shape, keep_mask, keep_membrane, keep_last)
+
+
+def _soma_outputs(
+    empty: Callable[..., Tensor],
+    shape: Sequence[int],
+    keep_mask: bool,
+    keep_membrane: bool,
+    keep_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    steps, batch, features = shape
+    packed = steps, batch, words_for(features)
     return (
-        words,
-        torch.empty_like(words) if keep_mask else words.new_empty(0),
-        torch.empty_like(currents) if keep_membrane else currents.new_empty(0),
-        currents.new_empty((batch, features)) if keep_last else currents.new_empty(0),
+        empty(packed, dtype=torch.int64),
+        empty(packed if keep_mask else (0,), dtype=torch.int64),
+        empty(tuple(shape) if keep_membrane else (0,), dtype=torch.float32),
+        empty((batch, features) if keep_last else (0,), dtype=torch.float32),
     )
 
 
@@ -390,10 +405,9 @@ def soma_forward(
         decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
         width, scale,
     )  # fmt: skip
-    words, mask, membrane, last = _soma_forward_fake(
-        currents, initial, decay, threshold, inclusive, reset, detach_reset, decay_input,
-        surrogate, width, scale, keep_mask, keep_membrane, keep_last,
-    )  # fmt: skip
+    words, mask, membrane, last = _soma_outputs(
+        memory.empty, currents.shape, keep_mask, keep_membrane, keep_last
+    )
     steps, batch, features = currents.shape
     _core.soma_forward(
         options, steps, batch, features, _array(currents), _optional(initial), words.numpy(),
@@ -442,11 +456,17 @@ def _soma_backward_fake(
     want_decay: bool,
     want_threshold: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _, batch, features = grad_spikes.shape
+    return _soma_gradients(torch.empty, grad_spikes.shape, want_initial)
+
+
+def _soma_gradients(
+    empty: Callable[..., Tensor], shape: Sequence[int], want_initial: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, batch, features = shape
     return (
-        torch.empty_like(grad_spikes, memory_format=torch.contiguous_format),
-        grad_spikes.new_empty((batch, features) if want_initial else (0,)),
-        grad_spikes.new_empty((2,)),
+        empty(tuple(shape), dtype=torch.float32),
+        empty((batch, features) if want_initial else (0,), dtype=torch.float32),
+        empty((2,), dtype=torch.float32),
     )
 
 
@@ -483,11 +503,9 @@ def soma_backward(
         decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
         width, scale,
     )  # fmt: skip
-    grad_currents, grad_initial, grad_scalars = _soma_backward_fake(
-        grad_spikes, grad_last, spikes, mask, membrane, currents, initial, decay, threshold,
-        inclusive, reset, detach_reset, decay_input, surrogate, width, scale, want_initial,
-        want_decay, want_threshold,
-    )  # fmt: skip
+    grad_currents, grad_initial, grad_scalars = _soma_gradients(
+        memory.empty, grad_spikes.shape, want_initial
+    )
     grads = _core.soma_backward(
         options,
         *grad_spikes.shape,
@@ -541,7 +559,7 @@ def max_pool(words: Tensor, shape: list[int]) -> Tensor:
 
 
 def _average_pool_backward_fake(grad_outputs: Tensor, shape: list[int]) -> Tensor:
-    return grad_outputs.new_empty((grad_outputs.shape[0], shape[0] * shape[1] * shape[2]))
+    return grad_outputs.new_empty(_inputs_shape(grad_outputs.shape[0], shape))
 
 
 @_operator(
@@ -550,13 +568,13 @@ def _average_pool_backward_fake(grad_outputs: Tensor, shape: list[int]) -> Tenso
 )
 def average_pool_backward(grad_outputs: Tensor, shape: list[int]) -> Tensor:
     """Gradient [R, F_in] from grad_outputs [R, F_out]: each window's, divided by its size."""
-    out = _average_pool_backward_fake(grad_outputs, shape)
+    out = memory.empty(_inputs_shape(grad_outputs.shape[0], shape))
     _core.average_pool_backward(_core_pool(tuple(shape)), _array(grad_outputs), out.numpy())
     return out
 
 
 def _max_pool_backward_fake(words: Tensor, grad_outputs: Tensor, shape: list[int]) -> Tensor:
-    return grad_outputs.new_empty((grad_outputs.shape[0], shape[0] * shape[1] * shape[2]))
+    return grad_outputs.new_empty(_inputs_shape(grad_outputs.shape[0], shape))
 
 
 @_operator(
@@ -565,7 +583,7 @@ def _max_pool_backward_fake(words: Tensor, grad_outputs: Tensor, shape: list[int
 )
 def max_pool_backward(words: Tensor, grad_outputs: Tensor, shape: list[int]) -> Tensor:
     """Gradient [R, F_in]: each window's goes to its first spike, or its first element."""
-    out = _max_pool_backward_fake(words, grad_outputs, shape)
+    out = memory.empty(_inputs_shape(grad_outputs.shape[0], shape))
     _core.max_pool_backward(
         _core_pool(tuple(shape)), _array(words), _array(grad_outputs), out.numpy()
     )

@@ -20,6 +20,9 @@ H2LEARN_INLINE LaneMask less(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, 
 H2LEARN_INLINE LaneMask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 H2LEARN_INLINE std::uint64_t bits_of(LaneMask mask) { return mask; }
 H2LEARN_INLINE LaneMask lanes_of(std::uint64_t bits) { return static_cast<LaneMask>(bits); }
+H2LEARN_INLINE LaneMask lanes_from(std::uint64_t word, int first) {
+  return static_cast<LaneMask>(word >> first);
+}
 H2LEARN_INLINE Floats pick(LaneMask mask, Floats yes, Floats no) {
   return _mm512_mask_blend_ps(mask, no, yes);
 }
@@ -42,6 +45,14 @@ H2LEARN_INLINE std::uint64_t bits_of(LaneMask mask) {
 /// The lowest `lanes` bits; those above are ignored.
 H2LEARN_INLINE LaneMask lanes_of(std::uint64_t bits) {
   return mask_of_bits(static_cast<std::uint32_t>(bits));
+}
+
+/// The `lanes` bits of a word from bit `first` on, a constant and a multiple of `lanes`: half the
+/// word in every lane, and in each lane the test of its bit, which then are constants, too.
+H2LEARN_INLINE LaneMask lanes_from(std::uint64_t word, int first) {
+  const Ints half = broadcast(static_cast<std::int32_t>(word >> (first / 32 * 32)));
+  const Ints bit = (broadcast(std::int32_t{1}) << lane_numbers()) << (first % 32);
+  return (half & bit) == bit;
 }
 H2LEARN_INLINE Floats pick(LaneMask mask, Floats yes, Floats no) { return mask ? yes : no; }
 

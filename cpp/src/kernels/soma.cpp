@@ -1,7 +1,10 @@
-// The soma, vectorised. The unit of work is a block: 64 neurons of one image, one word of spikes
-// a timestep, through all timesteps; their membranes (backward: their carried gradients) stay in
-// registers meanwhile. Blocks are independent, so threads share them out and nothing depends on
-// how. Operations and their order are those of reference/soma.cpp, lane by lane.
+// The soma, vectorised. Neurons are computed in blocks of 64 of one image, one word of spikes a
+// timestep. The unit of work is a chunk of neighbouring blocks, which goes through all timesteps
+// together while their membranes (backward: their carried gradients) stay in the nearest cache:
+// each timestep of each tensor is then read as one stretch of memory that the hardware's
+// prefetchers follow, where block by block it would be as many streams as there are timesteps,
+// often a power of two apart. Chunks are independent, so threads share them out and nothing depends
+// on how. Operations and their order are those of reference/soma.cpp, lane by lane.
 #include "kernels/soma.hpp"
 
 #include <cstring>
@@ -18,6 +21,13 @@ constexpr int vectors = block / lanes;
 /// Below this many neuron-steps a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 16;
 
+std::int64_t neuron_steps(const SomaPlan& plan) {
+  return plan.shape.batch * plan.words * block * plan.shape.steps;
+}
+
+/// Blocks of a chunk at most: a page of floats for each tensor and timestep.
+constexpr std::int64_t chunk_blocks = 16;
+
 /// Where a block's values lie.
 struct Place {
   std::int64_t state;       ///< of its first neuron in [B, F]
@@ -26,19 +36,40 @@ struct Place {
   std::int64_t word_step;
   std::int64_t neurons;  ///< 64, or what is left of the row
 
-  H2LEARN_INLINE Place(const SomaPlan& plan, std::int64_t index)
-      : word(index),
-        state_step(plan.shape.batch * plan.shape.features),
-        word_step(plan.shape.batch * plan.words) {
-    const std::int64_t first = index % plan.words * block;
-    state = index / plan.words * plan.shape.features + first;
-    const std::int64_t left = plan.shape.features - first;
-    neurons = left < block ? left : block;
-  }
-
   H2LEARN_INLINE std::int64_t value(std::int64_t t) const { return t * state_step + state; }
   H2LEARN_INLINE std::int64_t bits(std::int64_t t) const { return t * word_step + word; }
   H2LEARN_INLINE std::uint64_t valid() const { return ~std::uint64_t{0} >> (block - neurons); }
+};
+
+/// Neighbouring blocks of one image.
+struct Chunk {
+  std::int64_t image;
+  std::int64_t first;   ///< block of the image
+  std::int64_t blocks;  ///< at most chunk_blocks
+
+  /// Chunks of an image.
+  static std::int64_t of_image(const SomaPlan& plan) {
+    return (plan.words + chunk_blocks - 1) / chunk_blocks;
+  }
+
+  Chunk(const SomaPlan& plan, std::int64_t index)
+      : image(index / of_image(plan)), first(index % of_image(plan) * chunk_blocks) {
+    const std::int64_t left = plan.words - first;
+    blocks = left < chunk_blocks ? left : chunk_blocks;
+  }
+
+  H2LEARN_INLINE Place place(const SomaPlan& plan, std::int64_t i) const {
+    const std::int64_t neuron = (first + i) * block;
+    const std::int64_t left = plan.shape.features - neuron;
+    return {image * plan.shape.features + neuron, image * plan.words + first + i,
+            plan.shape.batch * plan.shape.features, plan.shape.batch * plan.words,
+            left < block ? left : block};
+  }
+};
+
+/// What a chunk's neurons carry from one timestep to the next.
+struct State {
+  alignas(64) float values[chunk_blocks][block];
 };
 
 /// A block's values as 64 readable or writable floats even where the row has fewer left: whole
@@ -67,26 +98,29 @@ struct Window {
   }
 };
 
-H2LEARN_INLINE void read_state(Floats (&state)[vectors], const float* from, const Place& place) {
-  Window window;
-  const float* const values = window.read(from + place.state, place.neurons);
-  for (int i = 0; i < vectors; ++i) state[i] = load(values + i * lanes);
+void read_state(const SomaPlan& plan, const Chunk& chunk, const float* from, State& state) {
+  std::memset(state.values, 0, sizeof state.values);
+  if (from == nullptr) return;
+  for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+    const Place place = chunk.place(plan, i);
+    std::memcpy(state.values[i], from + place.state,
+                static_cast<std::size_t>(place.neurons) * sizeof(float));
+  }
 }
 
-H2LEARN_INLINE void write_state(const Floats (&state)[vectors], float* to, const Place& place) {
-  Window window;
-  float* const values = window.target(to + place.state, place.neurons);
-  for (int i = 0; i < vectors; ++i) store(values + i * lanes, state[i]);
-  window.write(to + place.state, place.neurons);
+void write_state(const SomaPlan& plan, const Chunk& chunk, const State& state, float* to) {
+  for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+    const Place place = chunk.place(plan, i);
+    std::memcpy(to + place.state, state.values[i],
+                static_cast<std::size_t>(place.neurons) * sizeof(float));
+  }
 }
 
-/// Every timestep of every tensor is a stream of its own, more of them than the hardware follows:
-/// asks for the same timestep of the block that comes `ahead` blocks later. Within one call the
-/// neurons of all images are contiguous, so this crosses rows rightly; past the end it is lost.
+/// Asks for a block's values at the timestep that follows in the chunk: by the time the chunk
+/// comes to them they have arrived. (The hardware follows a stretch, but not into the next one.)
 H2LEARN_INLINE void prefetch(const float* values, std::int64_t index) {
-  constexpr std::int64_t ahead = 4;
   constexpr int line = 16;
-  for (int i = 0; i < block; i += line) __builtin_prefetch(values + index + ahead * block + i);
+  for (int i = 0; i < block; i += line) __builtin_prefetch(values + index + i);
 }
 
 /// Whether this block's rows of `to` can be streamed: whole, and aligned as the stores demand.
@@ -106,65 +140,75 @@ struct Forward {
   float* last;
 };
 
+/// One timestep of one block. Adds to `poison` what is not a number where an input is not finite.
 template <Reset reset>
-bool forward_block(const SomaPlan& plan, const Forward& io, std::int64_t index) noexcept {
-  const Place place(plan, index);
+H2LEARN_INLINE void forward_step(const SomaPlan& plan, const Forward& io, const Place& place,
+                                 std::int64_t t, float* state, Floats& poison) {
   const Floats decay = broadcast(plan.options.decay);
   const Floats gain = broadcast(plan.gain);
   const Floats threshold = broadcast(plan.options.threshold);
   const Floats spike_above = broadcast(plan.spike_above);
   const Floats width = broadcast(plan.options.width);
   const Floats zero = {};
-  Floats h[vectors] = {};
-  if (io.initial != nullptr) read_state(h, io.initial, place);
-  // Zero times a value is not a number where the value is not finite, and stays so in a sum.
-  Floats poison = {};
-  for (int i = 0; i < vectors; ++i) poison += h[i] * zero;
-
   const bool streaming = io.membrane != nullptr && streams(plan, place, io.membrane);
   Window incoming;
   Window outgoing;
-  for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
-    prefetch(io.currents, place.value(t));
-    if (io.membrane != nullptr && !streaming) prefetch(io.membrane, place.value(t));
-    const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
-    float* const u_out = io.membrane == nullptr
-                             ? nullptr
-                             : outgoing.target(io.membrane + place.value(t), place.neurons);
-    std::uint64_t spikes = 0;
-    std::uint64_t inside = 0;
+  const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
+  prefetch(io.currents, place.value(t + 1));
+  if (io.membrane != nullptr && !streaming) prefetch(io.membrane, place.value(t + 1));
+  float* const u_out = io.membrane == nullptr
+                           ? nullptr
+                           : outgoing.target(io.membrane + place.value(t), place.neurons);
+  std::uint64_t spikes = 0;
+  std::uint64_t inside = 0;
 #pragma GCC unroll 16
-    for (int i = 0; i < vectors; ++i) {
-      const Floats current = load(x + i * lanes);
-      poison += current * zero;
-      const Floats u = decay * h[i] + gain * current;
-      const LaneMask spike = greater(u, spike_above);
-      const LaneMask within = less(magnitude(u - threshold), width);
-      spikes |= bits_of(spike) << (i * lanes);
-      inside |= bits_of(within) << (i * lanes);
-      if (u_out != nullptr) put(u_out + i * lanes, u, streaming);
-      h[i] = pick(spike, reset == Reset::hard ? zero : u - threshold, u);
-    }
-    io.spikes[place.bits(t)] = spikes;
-    if (io.mask != nullptr) io.mask[place.bits(t)] = inside & place.valid();
-    if (io.membrane != nullptr) outgoing.write(io.membrane + place.value(t), place.neurons);
+  for (int i = 0; i < vectors; ++i) {
+    const Floats current = load(x + i * lanes);
+    poison += current * zero;
+    const Floats u = decay * load(state + i * lanes) + gain * current;
+    const LaneMask spike = greater(u, spike_above);
+    const LaneMask within = less(magnitude(u - threshold), width);
+    spikes |= bits_of(spike) << (i * lanes);
+    inside |= bits_of(within) << (i * lanes);
+    if (u_out != nullptr) put(u_out + i * lanes, u, streaming);
+    store(state + i * lanes, pick(spike, reset == Reset::hard ? zero : u - threshold, u));
   }
-  if (io.last != nullptr) write_state(h, io.last, place);
-  return bits_of(equal(poison, poison)) == bits_of(equal(zero, zero));
+  io.spikes[place.bits(t)] = spikes;
+  if (io.mask != nullptr) io.mask[place.bits(t)] = inside & place.valid();
+  if (io.membrane != nullptr) outgoing.write(io.membrane + place.value(t), place.neurons);
+}
+
+template <Reset reset>
+bool forward_chunk(const SomaPlan& plan, const Forward& io, std::int64_t index) noexcept {
+  const Chunk chunk(plan, index);
+  State state;
+  read_state(plan, chunk, io.initial, state);
+  // Zero times a value is not a number where the value is not finite, and stays so in a sum.
+  Floats poison = {};
+  for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+    for (int v = 0; v < vectors; ++v) poison += load(state.values[i] + v * lanes) * Floats{};
+  }
+  for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
+    for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+      forward_step<reset>(plan, io, chunk.place(plan, i), t, state.values[i], poison);
+    }
+  }
+  if (io.last != nullptr) write_state(plan, chunk, state, io.last);
+  return bits_of(equal(poison, poison)) == bits_of(equal(Floats{}, Floats{}));
 }
 
 bool forward(const SomaPlan& plan, const float* currents, const float* initial,
              std::uint64_t* spikes, std::uint64_t* mask, float* membrane, float* last) {
   const Forward io{currents, initial, spikes, mask, membrane, last};
   const auto run =
-      plan.options.reset == Reset::hard ? &forward_block<Reset::hard> : &forward_block<Reset::soft>;
-  const std::int64_t blocks = plan.shape.batch * plan.words;
+      plan.options.reset == Reset::hard ? &forward_chunk<Reset::hard> : &forward_chunk<Reset::soft>;
+  const std::int64_t chunks = plan.shape.batch * Chunk::of_image(plan);
   bool finite = true;
-#pragma omp parallel if (blocks * block * plan.shape.steps >= parallel_from)
+#pragma omp parallel if (neuron_steps(plan) >= parallel_from)
   {
     bool all_finite = true;
 #pragma omp for schedule(static) nowait
-    for (std::int64_t i = 0; i < blocks; ++i) all_finite = run(plan, io, i) && all_finite;
+    for (std::int64_t i = 0; i < chunks; ++i) all_finite = run(plan, io, i) && all_finite;
     if (!all_finite) {
 #pragma omp atomic write
       finite = false;
@@ -214,18 +258,18 @@ H2LEARN_INLINE Floats bump(const SomaPlan& plan, Floats v) {
   }
 }
 
-/// A block's sums for the gradients of decay and threshold, one of each a neuron, and the values
-/// of the current timestep that they are made of. Only touched when one of them is wanted.
-struct Sums {
-  alignas(64) double decay[block];
-  alignas(64) double threshold[block];
+/// The values of one block and timestep that the gradients of decay and threshold are made of.
+/// Only touched when one of them is wanted.
+struct Terms {
   alignas(64) float through_spike[block];
   alignas(64) float reset_spike[block];  ///< soft reset: H_t where s_t = 1
   alignas(64) float grad_u[block];
+};
 
-  H2LEARN_INLINE void clear() {
-    for (int i = 0; i < block; ++i) decay[i] = threshold[i] = 0.0;
-  }
+/// A block's sums for these gradients, one of each a neuron.
+struct Sums {
+  alignas(64) double decay[block];
+  alignas(64) double threshold[block];
 };
 
 /// h_(t-1) of the block's neurons.
@@ -244,27 +288,28 @@ H2LEARN_INLINE void membrane_before(const SomaPlan& plan, const SomaGradients& g
   for (int i = 0; i < vectors; ++i) {
     const Floats value = load(u + i * lanes);
     const Floats reset = plan.options.reset == Reset::hard ? Floats{} : value - threshold;
-    store(h + i * lanes, pick(lanes_of(spikes >> (i * lanes)), reset, value));
+    store(h + i * lanes, pick(lanes_from(spikes, i * lanes), reset, value));
   }
 }
 
 [[gnu::noinline]] void add_to_sums(const SomaPlan& plan, const SomaGradients& g, const Place& place,
-                                   std::int64_t t, bool want_decay, Sums& sums) noexcept {
-  for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.through_spike[i];
+                                   std::int64_t t, bool want_decay, const Terms& terms,
+                                   Sums& sums) noexcept {
+  for (int i = 0; i < block; ++i) sums.threshold[i] -= terms.through_spike[i];
   if (plan.options.reset == Reset::soft) {
-    for (int i = 0; i < block; ++i) sums.threshold[i] -= sums.reset_spike[i];
+    for (int i = 0; i < block; ++i) sums.threshold[i] -= terms.reset_spike[i];
   }
   if (!want_decay) return;
   alignas(64) float h[block];
   membrane_before(plan, g, place, t, h);
   for (int i = 0; i < block; ++i) {
-    sums.decay[i] += static_cast<double>(sums.grad_u[i]) * static_cast<double>(h[i]);
+    sums.decay[i] += static_cast<double>(terms.grad_u[i]) * static_cast<double>(h[i]);
   }
   if (!plan.options.decay_input) return;
   Window window;
   const float* const x = window.read(g.currents + place.value(t), place.neurons);
   for (int i = 0; i < block; ++i) {
-    sums.decay[i] -= static_cast<double>(sums.grad_u[i]) * static_cast<double>(x[i]);
+    sums.decay[i] -= static_cast<double>(terms.grad_u[i]) * static_cast<double>(x[i]);
   }
 }
 
@@ -285,80 +330,105 @@ H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
   return bits;
 }
 
-template <Surrogate surrogate, Reset reset>
-void backward_block(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
-                    double* decay_sum, double* threshold_sum) noexcept {
+/// One timestep of one block.
+template <Surrogate surrogate, Reset reset, bool attached>
+H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, const Place& place,
+                                  std::int64_t t, float* state, Terms* terms) {
   // With the mask at hand, this is all that the membrane itself is needed for.
   const bool reads_membrane =
-      surrogate != Surrogate::rect || g.mask == nullptr || (reset == Reset::hard && plan.attached);
-  const bool wants_sums = decay_sum != nullptr || threshold_sum != nullptr;
-  const Place place(plan, index);
+      surrogate != Surrogate::rect || g.mask == nullptr || (reset == Reset::hard && attached);
   const Floats decay = broadcast(plan.options.decay);
   const Floats gain = broadcast(plan.gain);
   const Floats threshold = broadcast(plan.options.threshold);
   const Floats zero = {};
-  const LaneMask attached = lanes_of(plan.attached ? ~std::uint64_t{0} : 0);
-  Floats carried[vectors] = {};
-  if (g.grad_last != nullptr) read_state(carried, g.grad_last, place);
-
+  const bool streaming = streams(plan, place, g.grad_currents);
   Window incoming;
   Window membranes;
   Window outgoing;
-  const bool streaming = streams(plan, place, g.grad_currents);
-  Sums sums;
-  if (wants_sums) sums.clear();
-  for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
-    prefetch(g.grad_spikes, place.value(t));
-    if (!streaming) prefetch(g.grad_currents, place.value(t));
-    if (reads_membrane) prefetch(g.membrane, place.value(t));
-    const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
-    const float* u = nullptr;
-    if (reads_membrane) u = membranes.read(g.membrane + place.value(t), place.neurons);
-    float* const grad_currents = outgoing.target(g.grad_currents + place.value(t), place.neurons);
-    const std::uint64_t spikes = g.spikes[place.bits(t)];
-    std::uint64_t inside = ~std::uint64_t{0};
-    if constexpr (is_compact(surrogate)) {
-      inside = g.mask != nullptr ? g.mask[place.bits(t)] : bits_inside(plan, u);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < vectors; ++i) {
-      const LaneMask spike = lanes_of(spikes >> (i * lanes));
-      Floats membrane = {};
-      if (reads_membrane) membrane = load(u + i * lanes);
-      const Floats through_reset = carried[i] * (reset == Reset::hard ? membrane : threshold);
-      const Floats at_spike = load(grad_spikes + i * lanes) - pick(attached, through_reset, zero);
-      Floats through_spike = bump<surrogate>(plan, membrane - threshold) * at_spike;
-      if constexpr (is_compact(surrogate)) {
-        through_spike = pick(lanes_of(inside >> (i * lanes)), through_spike, zero);
-      }
-      const Floats past_reset = reset == Reset::hard ? pick(spike, zero, carried[i]) : carried[i];
-      const Floats grad_u = through_spike + past_reset;
-      put(grad_currents + i * lanes, gain * grad_u, streaming);
-      if (wants_sums) {
-        store(sums.through_spike + i * lanes, through_spike);
-        store(sums.reset_spike + i * lanes, pick(spike, carried[i], zero));
-        store(sums.grad_u + i * lanes, grad_u);
-      }
-      carried[i] = decay * grad_u;
-    }
-    outgoing.write(g.grad_currents + place.value(t), place.neurons);
-    if (wants_sums) add_to_sums(plan, g, place, t, decay_sum != nullptr, sums);
+  prefetch(g.grad_spikes, place.value(t - 1));
+  if (!streaming) prefetch(g.grad_currents, place.value(t - 1));
+  if (reads_membrane) prefetch(g.membrane, place.value(t - 1));
+  const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
+  const float* u = nullptr;
+  if (reads_membrane) u = membranes.read(g.membrane + place.value(t), place.neurons);
+  float* const grad_currents = outgoing.target(g.grad_currents + place.value(t), place.neurons);
+  const std::uint64_t spikes = g.spikes[place.bits(t)];
+  std::uint64_t inside = ~std::uint64_t{0};
+  if constexpr (is_compact(surrogate)) {
+    inside = g.mask != nullptr ? g.mask[place.bits(t)] : bits_inside(plan, u);
   }
-  if (g.grad_initial != nullptr) write_state(carried, g.grad_initial, place);
-  if (decay_sum != nullptr) *decay_sum = total(sums.decay, place.neurons);
-  if (threshold_sum != nullptr) *threshold_sum = total(sums.threshold, place.neurons);
+#pragma GCC unroll 16
+  for (int i = 0; i < vectors; ++i) {
+    const Floats carried = load(state + i * lanes);
+    const LaneMask spike = lanes_from(spikes, i * lanes);
+    Floats membrane = {};
+    if (reads_membrane) membrane = load(u + i * lanes);
+    Floats at_spike = load(grad_spikes + i * lanes);
+    if constexpr (attached) at_spike -= carried * (reset == Reset::hard ? membrane : threshold);
+    Floats through_spike = bump<surrogate>(plan, membrane - threshold) * at_spike;
+    if constexpr (is_compact(surrogate)) {
+      through_spike = pick(lanes_from(inside, i * lanes), through_spike, zero);
+    }
+    const Floats past_reset = reset == Reset::hard ? pick(spike, zero, carried) : carried;
+    const Floats grad_u = through_spike + past_reset;
+    put(grad_currents + i * lanes, gain * grad_u, streaming);
+    if (terms != nullptr) {
+      store(terms->through_spike + i * lanes, through_spike);
+      store(terms->reset_spike + i * lanes, pick(spike, carried, zero));
+      store(terms->grad_u + i * lanes, grad_u);
+    }
+    store(state + i * lanes, decay * grad_u);
+  }
+  outgoing.write(g.grad_currents + place.value(t), place.neurons);
 }
 
-using BackwardBlock = void (*)(const SomaPlan&, const SomaGradients&, std::int64_t, double*,
+template <Surrogate surrogate, Reset reset, bool attached>
+void backward_chunk(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
+                    double* decay_sums, double* threshold_sums) noexcept {
+  const bool wants_sums = decay_sums != nullptr || threshold_sums != nullptr;
+  const Chunk chunk(plan, index);
+  State state;
+  read_state(plan, chunk, g.grad_last, state);
+  Terms terms;
+  Sums sums[chunk_blocks];
+  if (wants_sums) std::memset(sums, 0, sizeof sums);
+  for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
+    for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+      const Place place = chunk.place(plan, i);
+      if (!wants_sums) {
+        backward_step<surrogate, reset, attached>(plan, g, place, t, state.values[i], nullptr);
+        continue;
+      }
+      backward_step<surrogate, reset, attached>(plan, g, place, t, state.values[i], &terms);
+      add_to_sums(plan, g, place, t, decay_sums != nullptr, terms, sums[i]);
+    }
+  }
+  if (g.grad_initial != nullptr) write_state(plan, chunk, state, g.grad_initial);
+  for (std::int64_t i = 0; wants_sums && i < chunk.blocks; ++i) {
+    const Place place = chunk.place(plan, i);
+    if (decay_sums != nullptr) decay_sums[place.word] = total(sums[i].decay, place.neurons);
+    if (threshold_sums != nullptr) {
+      threshold_sums[place.word] = total(sums[i].threshold, place.neurons);
+    }
+  }
+}
+
+using BackwardChunk = void (*)(const SomaPlan&, const SomaGradients&, std::int64_t, double*,
                                double*) noexcept;
 
-template <Surrogate surrogate>
-BackwardBlock choose(const SomaPlan& plan) {
-  return plan.options.reset == Reset::hard ? &backward_block<surrogate, Reset::hard>
-                                           : &backward_block<surrogate, Reset::soft>;
+template <Surrogate surrogate, Reset reset>
+BackwardChunk choose(const SomaPlan& plan) {
+  return plan.attached ? &backward_chunk<surrogate, reset, true>
+                       : &backward_chunk<surrogate, reset, false>;
 }
 
-BackwardBlock choose(const SomaPlan& plan) {
+template <Surrogate surrogate>
+BackwardChunk choose(const SomaPlan& plan) {
+  return plan.options.reset == Reset::hard ? choose<surrogate, Reset::hard>(plan)
+                                           : choose<surrogate, Reset::soft>(plan);
+}
+
+BackwardChunk choose(const SomaPlan& plan) {
   switch (plan.options.surrogate) {
     case Surrogate::triangle:
       return choose<Surrogate::triangle>(plan);
@@ -373,15 +443,12 @@ BackwardBlock choose(const SomaPlan& plan) {
 
 void backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
               double* threshold_sums) {
-  const BackwardBlock run = choose(plan);
-  const std::int64_t blocks = plan.shape.batch * plan.words;
-#pragma omp parallel if (blocks * block * plan.shape.steps >= parallel_from)
+  const BackwardChunk run = choose(plan);
+  const std::int64_t chunks = plan.shape.batch * Chunk::of_image(plan);
+#pragma omp parallel if (neuron_steps(plan) >= parallel_from)
   {
 #pragma omp for schedule(static) nowait
-    for (std::int64_t i = 0; i < blocks; ++i) {
-      run(plan, g, i, decay_sums == nullptr ? nullptr : decay_sums + i,
-          threshold_sums == nullptr ? nullptr : threshold_sums + i);
-    }
+    for (std::int64_t i = 0; i < chunks; ++i) run(plan, g, i, decay_sums, threshold_sums);
     finish_streaming();
   }
 }

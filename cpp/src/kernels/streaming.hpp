@@ -13,7 +13,7 @@ namespace h2learn {
 namespace {
 
 /// Outputs of at least this size are streamed: more than a core's share of any usual cache.
-constexpr std::int64_t stream_from_bytes = std::int64_t{1} << 26;
+constexpr std::int64_t stream_from_bytes = std::int64_t{1} << 22;
 
 /// What a streaming store demands of its address.
 H2LEARN_INLINE bool aligned_for_streaming(const float* to) {

@@ -1,0 +1,31 @@
+// The pool that large tensors live in.
+#include "bindings.hpp"
+#include "h2learn/memory.hpp"
+
+namespace h2learn {
+
+void bind_memory(py::module_& m) {
+  py::class_<Block>(m, "Block", py::buffer_protocol(),
+                    "Bytes from the pool, given back when nobody refers to them.")
+      .def(py::init<std::int64_t>(), py::arg("bytes"))
+      .def_property_readonly("bytes", &Block::bytes)
+      .def_buffer([](const Block& block) {
+        return py::buffer_info(static_cast<std::uint8_t*>(block.data()), block.bytes());
+      });
+  m.def(
+      "memory_statistics",
+      [] {
+        const MemoryStatistics all = memory_statistics();
+        py::dict result;
+        result["in_use_bytes"] = all.in_use;
+        result["free_bytes"] = all.free;
+        result["highest_bytes"] = all.highest;
+        result["scratch_bytes"] = all.scratch;
+        return result;
+      },
+      "Bytes of the pool: in use, kept free, the most ever in use; and the kernels' scratch.");
+  m.def("release_free_blocks", &release_free_blocks,
+        "Gives the pool's free blocks back to the system.");
+}
+
+}  // namespace h2learn

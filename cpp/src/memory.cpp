@@ -1,0 +1,153 @@
+#include "h2learn/memory.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "scratch.hpp"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(__unix__)
+#include <pthread.h>
+#endif
+
+namespace h2learn {
+namespace {
+
+constexpr std::int64_t page = 4096;
+constexpr std::int64_t huge_page = std::int64_t{1} << 21;
+
+/// Sizes come in steps of an eighth, so that tensors of nearly one size share blocks.
+std::int64_t size_of_piece(std::int64_t bytes) {
+  std::int64_t step = page;
+  while (step * 16 < bytes) step *= 2;
+  return std::max((bytes + step - 1) / step * step, step);
+}
+
+void* allocate(std::int64_t size) {
+  const std::int64_t alignment = size < huge_page ? page : huge_page;
+  const std::int64_t rounded = (size + alignment - 1) / alignment * alignment;
+  void* const data =
+      std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(rounded));
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  // Where the system offers large pages on demand: fewer faults, fewer misses of the TLB.
+  if (data != nullptr && alignment == huge_page) {
+    madvise(data, static_cast<std::size_t>(rounded), MADV_HUGEPAGE);
+  }
+#endif
+  return data;
+}
+
+struct Piece {
+  void* data;
+  std::int64_t size;
+};
+
+class Pool {
+ public:
+  void* take(std::int64_t size) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // The piece freed last is the likeliest to be in a cache still.
+    const auto found = std::find_if(free_.rbegin(), free_.rend(),
+                                    [size](const Piece& piece) { return piece.size == size; });
+    void* data = nullptr;
+    if (found != free_.rend()) {
+      data = found->data;
+      free_bytes_ -= size;
+      free_.erase(std::next(found).base());
+    } else {
+      const std::int64_t allowed = std::max(highest_, in_use_ + size);
+      drop_oldest_until(allowed - in_use_ - size);
+      data = allocate(size);
+      if (data == nullptr) {
+        drop_oldest_until(0);
+        data = allocate(size);
+      }
+      if (data == nullptr) throw std::bad_alloc();
+    }
+    in_use_ += size;
+    highest_ = std::max(highest_, in_use_);
+    return data;
+  }
+
+  void give(void* data, std::int64_t size) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    in_use_ -= size;
+    try {
+      free_.push_back({data, size});
+      free_bytes_ += size;
+    } catch (const std::bad_alloc&) {
+      std::free(data);
+    }
+  }
+
+  void release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    drop_oldest_until(0);
+    highest_ = in_use_;
+  }
+
+  MemoryStatistics statistics() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return {in_use_, free_bytes_, highest_, scratch_bytes()};
+  }
+
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  void drop_oldest_until(std::int64_t bytes) {
+    while (free_bytes_ > bytes) {
+      std::free(free_.front().data);
+      free_bytes_ -= free_.front().size;
+      free_.pop_front();
+    }
+  }
+
+  std::mutex mutex_;
+  std::list<Piece> free_;  ///< the one freed last is the last
+  std::int64_t free_bytes_ = 0;
+  std::int64_t in_use_ = 0;
+  std::int64_t highest_ = 0;
+};
+
+/// Never destroyed: tensors may outlive static objects.
+Pool& pool() {
+  static Pool* const the_pool = [] {
+    Pool* const made = new Pool;
+#if defined(__unix__)
+    // A child must not inherit the lock from a thread that it does not have.
+    pthread_atfork([] { pool().mutex().lock(); }, [] { pool().mutex().unlock(); },
+                   [] { pool().mutex().unlock(); });
+#endif
+    return made;
+  }();
+  return *the_pool;
+}
+
+std::int64_t require_bytes(std::int64_t bytes) {
+  constexpr std::int64_t most = std::int64_t{1} << 60;
+  if (bytes < 0 || bytes > most) {
+    throw std::invalid_argument("bytes must be 0 to " + std::to_string(most) + ", got " +
+                                std::to_string(bytes));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+MemoryStatistics memory_statistics() { return pool().statistics(); }
+
+void release_free_blocks() { pool().release(); }
+
+Block::Block(std::int64_t bytes)
+    : bytes_(require_bytes(bytes)), size_(size_of_piece(bytes)), data_(pool().take(size_)) {}
+
+Block::~Block() { pool().give(data_, size_); }
+
+}  // namespace h2learn

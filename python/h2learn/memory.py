@@ -1,0 +1,51 @@
+"""Memory of large tensors, reused from step to step.
+
+Currents and gradients of a training step are large, live shortly, and come in the same sizes in the
+next step. Fresh pages cost several times what a kernel needs to fill them, so h2learn's operators
+take tensors of a MiB or more from a pool of their own. It never holds more than was in use at once
+at the highest point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from h2learn import _core
+
+__all__ = ["empty", "release", "statistics"]
+
+POOLED_FROM_BYTES = 1 << 20
+"""Smaller tensors are left to torch's allocator, which reuses them well."""
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A contiguous CPU tensor of this shape with unspecified contents.
+
+    Its memory goes back to the pool when the last tensor that shares it is gone. It cannot be
+    resized beyond its size (`resize_`), as any tensor over memory that torch did not allocate.
+    """
+    count = math.prod(shape)
+    size = count * dtype.itemsize
+    if size < POOLED_FROM_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    flat = torch.frombuffer(_core.Block(size), dtype=dtype, count=count)
+    # Not a view of `flat`: autograd treats views made inside its functions differently.
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    return torch.empty(0, dtype=dtype).set_(flat.untyped_storage(), 0, shape, strides)  # type: ignore[call-overload, no-any-return]
+
+
+def statistics() -> dict[str, int]:
+    """Bytes of the process: `in_use_bytes`, `free_bytes` (kept to be used again),
+    `highest_bytes` (the most ever in use at once), and `scratch_bytes` (what kernels keep from call
+    to call, of all threads).
+    """
+    return _core.memory_statistics()  # type: ignore[no-any-return]
+
+
+def release() -> None:
+    """Gives the pool's free memory back to the system, after training for instance."""
+    _core.release_free_blocks()

@@ -1,0 +1,119 @@
+"""The pool of large tensors: right tensors, memory used again, nothing held that is not needed."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+import workloads
+from h2learn import memory, nn
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def empty_pool():
+    gc.collect()
+    memory.release()
+    yield
+    gc.collect()
+    memory.release()
+
+
+def in_use() -> int:
+    return memory.statistics()["in_use_bytes"]
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (3, 0, 5), (7,), (2, 3, 4), (513, 1025), (2, 512, 1024)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_tensors_are_ordinary(shape, dtype):
+    tensor = memory.empty(shape, dtype)
+    assert tensor.shape == shape and tensor.dtype == dtype
+    assert tensor.is_contiguous() and not tensor._is_view()
+    tensor.fill_(3)
+    assert (tensor + 1 == 4).all()
+
+
+def test_memory_is_used_again_and_freed_with_its_last_user():
+    before = in_use()
+    tensor = memory.empty((3 * MIB,))
+    address, part = tensor.data_ptr(), tensor[100:200]
+    assert in_use() >= before + 12 * MIB
+    del tensor
+    gc.collect()
+    assert in_use() >= before + 12 * MIB  # `part` still lives in it
+    del part
+    assert in_use() == before
+    assert memory.empty((3 * MIB,)).data_ptr() == address
+
+
+def test_small_tensors_are_torch_s():
+    before = in_use()
+    kept = memory.empty((memory.POOLED_FROM_BYTES // 4 - 1,))
+    assert in_use() == before and kept.numel()
+
+
+def test_a_training_step_frees_what_it_took_and_the_next_takes_no_more():
+    workload = workloads.b(steps=8, batch=16, side=34)
+
+    def step() -> None:
+        workload.model.zero_grad()
+        F.cross_entropy(workload.model(workload.inputs), workload.labels).backward()
+
+    step()
+    workload.model.zero_grad()
+    gc.collect()
+    assert in_use() == 0
+    highest = memory.statistics()["highest_bytes"]
+    assert highest > MIB
+    for _ in range(3):
+        step()
+    statistics = memory.statistics()
+    assert statistics["highest_bytes"] == highest
+    assert statistics["in_use_bytes"] + statistics["free_bytes"] <= highest
+
+
+def test_kernels_keep_their_scratch():
+    layer = nn.Linear(600, 700)
+    layer(torch.ones(2, 3, 600))
+    first = memory.statistics()["scratch_bytes"]
+    assert first > 0
+    layer(torch.ones(2, 3, 600))
+    assert memory.statistics()["scratch_bytes"] == first
+
+
+def test_release_gives_free_memory_back():
+    del_me = memory.empty((MIB,))
+    del del_me
+    assert memory.statistics()["free_bytes"] >= 4 * MIB
+    memory.release()
+    assert memory.statistics()["free_bytes"] == 0
+
+
+def test_in_place_operators_and_saving(tmp_path):
+    tensor = memory.empty((MIB,)).zero_()
+    tensor += 1
+    tensor.mul_(2).clamp_(0, 1)
+    torch.save(tensor, tmp_path / "t.pt")
+    assert torch.equal(torch.load(tmp_path / "t.pt", weights_only=True), tensor)
+    assert torch.equal(tensor.clone(), tensor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork")
+def test_a_forked_child_allocates():
+    held = memory.empty((MIB,))
+    child = os.fork()
+    if child == 0:
+        try:
+            memory.empty((2 * MIB,)).numpy()[:] = 1  # torch's threads do not survive a fork
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert held.numel() == MIB
