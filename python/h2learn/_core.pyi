@@ -6,7 +6,16 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BackwardEngine', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_update_dense', 'weight_update_packed']
+__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_update_dense', 'weight_update_packed']
+class Block:
+    """
+    Bytes from the pool, given back when nobody refers to them.
+    """
+    def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def bytes(self) -> int:
+        ...
 class SomaOptions:
     """
     Options of a neuron; checked when made, read-only.
@@ -442,6 +451,10 @@ def max_threads() -> int:
     """
     Threads a kernel called from this thread would use.
     """
+def memory_statistics() -> dict:
+    """
+    Bytes of the pool: in use, kept free, the most ever in use; and the kernels' scratch.
+    """
 def pack(dense: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.int64]) -> int:
     """
     Packs float32[rows, features] of zeros and ones into int64[rows, words]; returns the
@@ -460,6 +473,10 @@ def popcount(words: numpy.typing.NDArray[numpy.int64]) -> int:
 def popcount_rows(words: numpy.typing.NDArray[numpy.int64], out: numpy.typing.NDArray[numpy.int64]) -> None:
     """
     Set bits of each row of words[planes, rows, words], summed over planes.
+    """
+def release_free_blocks() -> None:
+    """
+    Gives the pool's free blocks back to the system.
     """
 def set_target(name: str) -> None:
     """

@@ -39,9 +39,11 @@ def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def statistics() -> dict[str, int]:
-    """Bytes of the process: `in_use_bytes`, `free_bytes` (kept to be used again),
-    `highest_bytes` (the most ever in use at once), and `scratch_bytes` (what kernels keep from call
-    to call, of all threads).
+    """Bytes that the process holds in the pool and beside it.
+
+    Returns:
+        `in_use_bytes`, `free_bytes` (kept to be used again), `highest_bytes` (the most ever in use
+        at once), and `scratch_bytes` (what kernels keep from call to call, of all threads).
     """
     return _core.memory_statistics()  # type: ignore[no-any-return]
 

@@ -34,8 +34,10 @@ def in_use() -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_tensors_are_ordinary(shape, dtype):
     tensor = memory.empty(shape, dtype)
-    assert tensor.shape == shape and tensor.dtype == dtype
-    assert tensor.is_contiguous() and not tensor._is_view()
+    assert tensor.shape == shape
+    assert tensor.dtype == dtype
+    assert tensor.is_contiguous()
+    assert not tensor._is_view()
     tensor.fill_(3)
     assert (tensor + 1 == 4).all()
 
@@ -56,7 +58,8 @@ def test_memory_is_used_again_and_freed_with_its_last_user():
 def test_small_tensors_are_torch_s():
     before = in_use()
     kept = memory.empty((memory.POOLED_FROM_BYTES // 4 - 1,))
-    assert in_use() == before and kept.numel()
+    assert in_use() == before
+    assert kept.numel()
 
 
 def test_a_training_step_frees_what_it_took_and_the_next_takes_no_more():
