@@ -45,13 +45,17 @@ Column measure(const float* weight, std::int64_t length) {
 /// The thresholds of digits.hpp, as powers of two; and their measure: log2 of the step 2^-e beside
 /// the typical weight 2^g.
 constexpr double three_digits_from = -26;
+constexpr std::int64_t three_digits_least_weights = 16384;
 constexpr double four_digits_from = -22;
 
 bool enough_digits(const Column& column, int exponent, int digits) {
   const auto count = static_cast<double>(column.count);
   const double typical = static_cast<double>(column.exponents) / count;
   const double step = -exponent - typical;
-  if (digits == 3) return step <= three_digits_from + 0.5 * std::log2(count);
+  if (digits == 3) {
+    return column.count >= three_digits_least_weights &&
+           step <= three_digits_from + 0.5 * std::log2(count);
+  }
   return step <= four_digits_from;
 }
 

@@ -18,15 +18,17 @@
 // small beside their column's largest lose digits. Which layers are computed so, and with how
 // many digits, therefore follows from the weights, column by column: n counts the column's weights
 // that are not zero, g is their mean exponent (of floor(log2 |w|)). Then
-//   3 digits  where 2^-e <= 2^-26 * sqrt(n) * 2^g in every column (e of three digits),
+//   3 digits  where n >= 16384 and 2^-e <= 2^-26 * sqrt(n) * 2^g in every column (e of three
+//             digits),
 //   4 digits  else, where 2^-e <= 2^-22 * 2^g in every column (e of four digits),
 //   else the ordered float kernels, as Kernel::automatic chooses them.
-// The thresholds are measured: over normal, uniform, lognormal and sparse columns and columns with
-// one outlier, 64 to 4608 inputs and 1 to 50 % firing, the error against float64 (in the norm, and
-// the median over elements of the relative one) is at most twice that of float32 sums, or below
-// 2^-24, the rounding of one float32 number. With three digits a column's error shrinks beside
-// that of float32 sums as spikes become many, hence sqrt(n); the threshold assumes 1 % of them.
-// tests/python/test_precision.py holds all kernels to it.
+// Columns of zeros meet both. The thresholds are measured: over normal, uniform, lognormal and
+// sparse columns, columns with one outlier and of one magnitude, and 1 to 50 % firing, the error
+// against float64 (in the norm, and the median over elements of the relative one) is at most twice
+// that of float32 sums, or below 2^-24, the rounding of one float32 number. With three digits a
+// column's error shrinks beside that of float32 sums as spikes become many, hence sqrt(n); and n
+// must be large because weights of one magnitude are all rounded the same way, so that their errors
+// add up. tests/python/test_precision.py holds all kernels to it.
 #pragma once
 
 #include <cstdint>
