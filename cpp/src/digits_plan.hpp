@@ -28,8 +28,8 @@ Quantization quantize(const Geometry& geometry, const float* weight, std::int64_
 /// bytes, each packed to `packed_length` by zero weights behind it.
 struct WindowBytes {
   std::vector<std::int64_t> offsets;
-  std::int64_t length;
-  std::int64_t packed_length;
+  std::int64_t length = 0;
+  std::int64_t packed_length = 0;
 };
 
 /// Runs are packed to a multiple of `step` bytes, or of 4 where that would more than double them.
