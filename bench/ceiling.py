@@ -27,6 +27,8 @@ _X86_OPTIONS = {
     "avx2": ["-mavx2", "-mfma", "-DVECTOR_BYTES=32"],
     "avx512": ["-mavx512f", "-mfma", "-DVECTOR_BYTES=64"],
 }
+# These add nothing to floats.
+_X86_OPTIONS |= dict.fromkeys(("avx512vnni", "amx"), _X86_OPTIONS["avx512"])
 
 
 class NoCeilingError(Exception):

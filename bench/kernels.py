@@ -55,7 +55,7 @@ FEW_LAYERS = ("c:conv2", "c:linear1")
 FUSED = "c:conv2"
 # The plain reference is no target to be fast on.
 TARGETS = [target for target in _core.available_targets() if target != "scalar"]
-BF16_TARGETS = ("avx512",)
+BF16_TARGETS = ("avx512", "avx512vnni", "amx")
 ERROR_TOLERANCE = {"conv_neuron": 1e-3}
 DEFAULT_ERROR_TOLERANCE = 1e-5
 

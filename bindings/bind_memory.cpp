@@ -16,12 +16,10 @@ void bind_memory(py::module_& m) {
       "memory_statistics",
       [] {
         const MemoryStatistics all = memory_statistics();
-        py::dict result;
-        result["in_use_bytes"] = all.in_use;
-        result["free_bytes"] = all.free;
-        result["highest_bytes"] = all.highest;
-        result["scratch_bytes"] = all.scratch;
-        return result;
+        return std::map<std::string, std::int64_t>{{"in_use_bytes", all.in_use},
+                                                   {"free_bytes", all.free},
+                                                   {"highest_bytes", all.highest},
+                                                   {"scratch_bytes", all.scratch}};
       },
       "Bytes of the pool: in use, kept free, the most ever in use; and the kernels' scratch.");
   m.def("release_free_blocks", &release_free_blocks,

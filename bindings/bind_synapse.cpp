@@ -3,6 +3,7 @@
 
 #include "bindings.hpp"
 #include "h2learn/backward.hpp"
+#include "h2learn/digits.hpp"
 #include "h2learn/forward.hpp"
 #include "h2learn/geometry.hpp"
 #include "h2learn/operations.hpp"
@@ -174,6 +175,13 @@ void bias_update_rows(const Floats& grad_currents, Floats& out) {
   bias_update(gradients, positions, out_channels, grad_bias);
 }
 
+int weight_digits(const Geometry& geometry, const Floats& weight, std::int64_t planes) {
+  require_size("weight", weight, geometry.weights());
+  const float* const weight_data = weight.data();
+  const py::gil_scoped_release release;
+  return digits_of(geometry, weight_data, planes);
+}
+
 std::int64_t count_packed_operations(const Geometry& geometry, const Words& words,
                                      const std::optional<Words>& outputs) {
   const PackedView spikes = packed_inputs(geometry, words);
@@ -212,6 +220,10 @@ void bind_synapse(py::module_& m) {
         py::arg("out").noconvert(),
         "out[out_channels]: grad_currents[positions, out_channels] "
         "summed over positions.");
+  m.def("weight_digits", &weight_digits, py::arg("geometry"), py::arg("weight").noconvert(),
+        py::arg("planes") = 1,
+        "Digits with which kernel 'digits' computes this layer's currents: 3, 4, or 0 where it "
+        "leaves them to the float kernels.");
   m.def("count_operations", &count_packed_operations, py::arg("geometry"),
         py::arg("words").noconvert(), py::arg("outputs").noconvert().none(true),
         "Synaptic operations of these spikes: set bits in every window times the outputs they "

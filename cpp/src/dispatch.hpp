@@ -4,6 +4,8 @@
 // src/kernels/<concept>.hpp, and its kernel source defines one constant instance of it for each
 // instruction set, in namespace h2learn::<target>. A public function validates its arguments,
 // picks the table once and calls it: the choice is at the kernel's boundary, never in its loop.
+// What avx512vnni and amx add to avx512 only the digits kernels use (kernels/digits.hpp), which
+// have tables of their own for them; all other concepts run avx512's there.
 //
 // Kernel sources must not leak code compiled for one instruction set into another: no standard
 // containers or other external inline functions in them, everything in an unnamed namespace;
@@ -27,6 +29,8 @@
   namespace detail {                         \
   inline const Table& pick_##name() {        \
     switch (active_target()) {               \
+      case Target::amx:                      \
+      case Target::avx512vnni:               \
       case Target::avx512:                   \
         return avx512::name;                 \
       case Target::avx2:                     \

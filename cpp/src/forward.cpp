@@ -1,5 +1,6 @@
 #include "h2learn/forward.hpp"
 
+#include "digits.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
 #include "synapse_plan.hpp"
@@ -35,6 +36,10 @@ void forward(const Geometry& geometry, const PackedView& spikes, float scale, co
   require_array("currents", currents, spikes.rows * geometry.out_features());
   require_finite("scale", scale);
   require_weights(geometry, weight, bias);
+  if (kernel == Kernel::digits &&
+      forward_by_digits(geometry, spikes, scale, weight, bias, currents)) {
+    return;
+  }
   if (active_target() == Target::scalar) {
     require_finite("weight", weight, geometry.weights());
     if (kernel == Kernel::lut) {

@@ -10,7 +10,8 @@ Kernel kernel_from_name(std::string_view name) {
   if (name == "event") return Kernel::event;
   if (name == "dense") return Kernel::dense;
   if (name == "lut") return Kernel::lut;
-  throw std::invalid_argument("kernel must be one of auto, event, dense, lut, got '" +
+  if (name == "digits") return Kernel::digits;
+  throw std::invalid_argument("kernel must be one of auto, event, dense, lut, digits, got '" +
                               std::string(name) + "'");
 }
 

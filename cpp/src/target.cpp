@@ -6,20 +6,63 @@
 #include <stdexcept>
 #include <utility>
 
+#ifdef H2LEARN_AMX_TARGET
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace h2learn {
 namespace {
 
-constexpr std::array<std::pair<Target, std::string_view>, 4> names = {{
+constexpr std::array<std::pair<Target, std::string_view>, 6> names = {{
     {Target::scalar, "scalar"},
     {Target::baseline, "baseline"},
     {Target::avx2, "avx2"},
     {Target::avx512, "avx512"},
+    {Target::avx512vnni, "avx512vnni"},
+    {Target::amx, "amx"},
 }};
+
+#ifdef H2LEARN_AMX_TARGET
+/// Tiles of int8: the processor has them, the kernel saves their state, and lets this process use
+/// them. It must be asked for that once, and answers the same from then on.
+bool may_use_tiles() {
+  static const bool granted = [] {
+    unsigned eax = 0;
+    unsigned ebx = 0;
+    unsigned ecx = 0;
+    unsigned edx = 0;
+    constexpr unsigned os_saves_state = 1U << 27;  // ecx of leaf 1
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & os_saves_state) == 0) return false;
+    constexpr unsigned tiles_of_int8 = 1U << 24 | 1U << 25;  // edx of leaf 7
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 ||
+        (edx & tiles_of_int8) != tiles_of_int8) {
+      return false;
+    }
+    unsigned low = 0;
+    unsigned high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr unsigned tile_state = 1U << 17 | 1U << 18;
+    if ((low & tile_state) != tile_state) return false;
+    constexpr int request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM, in kernels since 5.16
+    constexpr int tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+  }();
+  return granted;
+}
+#else
+[[maybe_unused]] bool may_use_tiles() { return false; }
+#endif
 
 bool machine_runs(Target target) {
 #ifdef H2LEARN_X86_TARGETS
   // By feature, never by processor model: a model newer than the compiler must not fall back.
   switch (target) {
+    case Target::amx:
+      return machine_runs(Target::avx512vnni) && may_use_tiles();
+    case Target::avx512vnni:
+      return __builtin_cpu_supports("avx512vnni") && machine_runs(Target::avx512);
     case Target::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -35,7 +35,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     flat = torch.frombuffer(_core.Block(size), dtype=dtype, count=count)
     # Not a view of `flat`: autograd treats views made inside its functions differently.
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    return torch.empty(0, dtype=dtype).set_(flat.untyped_storage(), 0, shape, strides)  # type: ignore[call-overload, no-any-return]
+    return torch.empty(0, dtype=dtype).set_(flat.untyped_storage(), 0, shape, strides)
 
 
 def statistics() -> dict[str, int]:
@@ -45,7 +45,7 @@ def statistics() -> dict[str, int]:
         `in_use_bytes`, `free_bytes` (kept to be used again), `highest_bytes` (the most ever in use
         at once), and `scratch_bytes` (what kernels keep from call to call, of all threads).
     """
-    return _core.memory_statistics()  # type: ignore[no-any-return]
+    return _core.memory_statistics()
 
 
 def release() -> None:

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "kernels/digits.hpp"
 #include "kernels/pooling.hpp"
 #include "kernels/soma.hpp"
 #include "kernels/spikes.hpp"
@@ -28,7 +29,9 @@ TEST(Target, TheForcedOneIsInUse) {
 TEST(Target, TheForcedOnesKernelsRun) {
   on_each_target([] {
 #ifdef H2LEARN_X86_TARGETS
-    if (active_target() == Target::avx512) {
+    // What these two add to avx512 only the digits kernels use.
+    if (active_target() == Target::avx512 || active_target() == Target::avx512vnni ||
+        active_target() == Target::amx) {
       EXPECT_EQ(&detail::pick_soma(), &avx512::soma);
       EXPECT_EQ(&detail::pick_spikes(), &avx512::spikes);
       EXPECT_EQ(&detail::pick_pooling(), &avx512::pooling);
@@ -44,6 +47,21 @@ TEST(Target, TheForcedOnesKernelsRun) {
     EXPECT_EQ(&detail::pick_soma(), &baseline::soma);
     EXPECT_EQ(&detail::pick_spikes(), &baseline::spikes);
     EXPECT_EQ(&detail::pick_pooling(), &baseline::pooling);
+  });
+}
+
+TEST(Target, DigitsKernelsAreEveryTargetsOwn) {
+  on_each_target([] {
+    const DigitsKernels* expected = &baseline::digits_kernels;
+#ifdef H2LEARN_X86_TARGETS
+    if (active_target() == Target::avx2) expected = &avx2::digits_kernels;
+    if (active_target() == Target::avx512) expected = &avx512::digits_kernels;
+    if (active_target() == Target::avx512vnni) expected = &avx512vnni::digits_kernels;
+#ifdef H2LEARN_AMX_TARGET
+    if (active_target() == Target::amx) expected = &amx::digits_kernels;
+#endif
+#endif
+    EXPECT_EQ(&detail::pick_digits_kernels(), expected);
   });
 }
 

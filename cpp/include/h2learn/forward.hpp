@@ -6,7 +6,8 @@
 // consecutive k. Within a block the sum starts at +0 and adds weights in ascending k; block sums
 // are added in ascending order, starting from the first; the bias is added last. For counts,
 // each bit plane is summed so, then currents = scale * (sum_0 + 2 sum_1 + 4 sum_2 + ...) (+ b).
-// Analog inputs use fused multiply-adds where the machine has them.
+// Analog inputs use fused multiply-adds where the machine has them. Kernel::digits has an
+// arithmetic of its own (digits.hpp).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ void forward(const Geometry& geometry, const PackedView& spikes, float scale, co
              LutShape lut = {});
 
 /// The same from analog inputs[images, in_positions, in_channels].
-/// `Kernel::event` skips exact zeros; `Kernel::lut` has no meaning here and runs dense.
+/// `Kernel::event` skips exact zeros; `Kernel::lut` has no meaning here and runs dense,
+/// `Kernel::digits` neither and runs as `Kernel::automatic`.
 void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
              const float* weight, const float* bias, float* currents,
              Kernel kernel = Kernel::automatic);

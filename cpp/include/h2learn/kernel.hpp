@@ -12,9 +12,11 @@ enum class Kernel {
   event,      ///< walks set bits (or non-zero values) and adds weight rows
   dense,      ///< multiplies every element
   lut,        ///< tables of partial sums, indexed by packed spikes, as the accelerator does
+  digits,     ///< weights as signed 8-bit digits, exact integer sums (digits.hpp)
 };
 
-/// Accepts "auto", "event", "dense", "lut"; throws std::invalid_argument for anything else.
+/// Accepts "auto", "event", "dense", "lut", "digits"; throws std::invalid_argument for anything
+/// else.
 Kernel kernel_from_name(std::string_view name);
 
 /// Shape of the table engine: one table covers `inputs` packed spikes (2^inputs entries), and

@@ -9,10 +9,12 @@
 namespace h2learn {
 
 enum class Target {
-  scalar,    ///< the plain reference, one element at a time
-  baseline,  ///< the vector source, compiled for the architecture's baseline
-  avx2,      ///< AVX2, FMA, BMI2
-  avx512,    ///< AVX-512 F, BW, DQ, VL, CD
+  scalar,      ///< the plain reference, one element at a time
+  baseline,    ///< the vector source, compiled for the architecture's baseline
+  avx2,        ///< AVX2, FMA, BMI2
+  avx512,      ///< AVX-512 F, BW, DQ, VL, CD
+  avx512vnni,  ///< the same and AVX-512 VNNI, which only Kernel::digits uses
+  amx,         ///< the same and AMX-TILE, AMX-INT8, likewise
 };
 
 std::string_view target_name(Target target);

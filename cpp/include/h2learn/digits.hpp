@@ -1,0 +1,52 @@
+// Currents from spikes by exact integer sums: Kernel::digits. A weight column becomes fixed-point
+// numbers of three or four signed 8-bit digits and one power of two, which is the form that
+// integer dot products take; nothing is rounded between the weight and the finished current.
+//
+// Arithmetic (part of the contract: the same bits whatever the instruction set, the number of
+// threads and the order of additions, since integer sums have none). For output channel n, with D
+// digits:
+//   limit = 127 (1 + 2^8 + 2^16)                  D = 3
+//         = 127 (1 + 2^8 + 2^16 + 2^24)           D = 4
+//   e     = the largest integer with max |w_n| 2^e <= limit   (0 for a column of zeros)
+//   q     = w 2^e, rounded to the nearest integer, halves to even
+//         = d_0 + 2^8 d_1 + 2^16 d_2 (+ 2^24 d_3), each d in [-128, 127]
+//   S_i   = sum over the fan-in of value * d_i; value is the spike, or the count of all planes
+//   current = float(double(sum_i 2^(8 i) S_i) * (double(scale) * 2^-e)) (+ bias, in float32)
+// where the sum over i is exact, and each conversion and the product round to the nearest.
+//
+// Accuracy. One weight keeps its value to within 2^-e / 2, an absolute error: elements that are
+// small beside their column's largest lose digits. Which layers are computed so, and with how
+// many digits, therefore follows from the weights, column by column: n counts the column's weights
+// that are not zero, g is their mean exponent (of floor(log2 |w|)). Then
+//   3 digits  where n >= 16384 and 2^-e <= 2^-26 * sqrt(n) * 2^g in every column (e of three
+//             digits),
+//   4 digits  else, where 2^-e <= 2^-22 * 2^g in every column (e of four digits),
+//   else the ordered float kernels, as Kernel::automatic chooses them.
+// Columns of zeros meet both. The thresholds are measured: over normal, uniform, lognormal and
+// sparse columns, columns with one outlier and of one magnitude, and 1 to 50 % firing, the error
+// against float64 (in the norm, and the median over elements of the relative one) is at most twice
+// that of float32 sums, or below 2^-24, the rounding of one float32 number. With three digits a
+// column's error shrinks beside that of float32 sums as spikes become many, hence sqrt(n); and n
+// must be large because weights of one magnitude are all rounded the same way, so that their errors
+// add up. tests/python/test_precision.py holds all kernels to it.
+#pragma once
+
+#include <cstdint>
+
+#include "h2learn/geometry.hpp"
+
+namespace h2learn {
+
+/// Planes of counts that Kernel::digits takes: a value is one byte.
+constexpr std::int64_t max_digits_planes = 8;
+
+/// Fan-in times the largest value stays below this, so that a digit's sum fits 32 bits.
+constexpr std::int64_t digits_sum_limit = std::int64_t{1} << 24;
+
+/// With how many digits Kernel::digits computes a layer's currents: 3 or 4; 0 where it leaves them
+/// to the ordered float kernels, because of heavy tails in the weights, more than
+/// max_digits_planes planes, or a fan-in beyond digits_sum_limit.
+/// Throws std::invalid_argument when the geometry is impossible or a weight is not finite.
+int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes = 1);
+
+}  // namespace h2learn

@@ -1,0 +1,159 @@
+// The same sums by AMX's tiles of int8: 16 windows of 64 bytes times 64 bytes of 16 columns. For
+// kernel sources only.
+//
+// Windows are loaded straight from the padded bytes: a tile's row is 64 bytes of one window, and
+// the next window's lie a constant step on. Registers 0 to 3 hold sums. GCC's tile operations are
+// volatile assembly that does not say which memory it reads, so nothing that they read may still be
+// on its way to memory: before a series of loads stands a barrier for the compiler.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/digits_tile.hpp"
+
+#if defined(__AMX_INT8__)
+
+#include <immintrin.h>
+
+namespace h2learn {
+namespace {
+
+/// Bytes of a window in one tile, and of sums from one window to the next.
+constexpr std::int64_t tile_bytes = 64;
+
+H2LEARN_INLINE void finish_stores() { __asm__ volatile("" ::: "memory"); }
+
+/// Every tile of the calling thread: 16 rows of 64 bytes.
+inline void configure_tiles() {
+  struct Configuration {
+    std::uint8_t palette;
+    std::uint8_t start_row;
+    std::uint8_t reserved[14];
+    std::uint16_t row_bytes[16];
+    std::uint8_t rows[16];
+  };
+  static_assert(sizeof(Configuration) == 64);
+  alignas(64) Configuration configuration = {};
+  configuration.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    configuration.row_bytes[tile] = tile_bytes;
+    configuration.rows[tile] = tile_windows;
+  }
+  finish_stores();
+  _tile_loadconfig(&configuration);
+}
+
+inline void release_tiles() { _tile_release(); }
+
+/// Calls step(windows' bytes from an origin, panel's bytes) for every 64 bytes of a packed window.
+template <typename Step>
+H2LEARN_INLINE void for_each_step(const DigitsProduct& product, Step step) {
+  finish_stores();
+  std::int64_t terms = 0;
+  for (std::int64_t run = 0; run < product.runs; ++run) {
+    const std::int64_t begin = product.run_offsets[run];
+    for (std::int64_t k = 0; k < product.run_length; k += tile_bytes) {
+      step(begin + k, terms);
+      terms += tile_bytes * digits_panel_columns;
+    }
+  }
+}
+
+/// Two digits of two tiles of windows: each operand loaded is used twice.
+inline void sum_two_digits(const DigitsProduct& product, const TileRows* tiles,
+                           const std::int8_t* panel, std::int32_t* first, std::int32_t* second) {
+  const std::int8_t* const next = panel + product.panels.digit_bytes();
+  const TileRows& one = tiles[0];
+  const TileRows& two = tiles[1];
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
+    _tile_loadd(4, one.origin + bytes, one.step);
+    _tile_loadd(6, panel + terms, tile_bytes);
+    _tile_loadd(5, two.origin + bytes, two.step);
+    _tile_loadd(7, next + terms, tile_bytes);
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 5, 6);
+    _tile_dpbusd(2, 4, 7);
+    _tile_dpbusd(3, 5, 7);
+  });
+  _tile_stored(0, first, tile_bytes);
+  _tile_stored(1, second, tile_bytes);
+  _tile_stored(2, first + tile_sums, tile_bytes);
+  _tile_stored(3, second + tile_sums, tile_bytes);
+}
+
+/// One digit of two tiles of windows.
+inline void sum_one_digit(const DigitsProduct& product, const TileRows* tiles,
+                          const std::int8_t* panel, std::int32_t* first, std::int32_t* second) {
+  const TileRows& one = tiles[0];
+  const TileRows& two = tiles[1];
+  _tile_zero(0);
+  _tile_zero(1);
+  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
+    _tile_loadd(4, one.origin + bytes, one.step);
+    _tile_loadd(6, panel + terms, tile_bytes);
+    _tile_loadd(5, two.origin + bytes, two.step);
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(1, 5, 6);
+  });
+  _tile_stored(0, first, tile_bytes);
+  _tile_stored(1, second, tile_bytes);
+}
+
+/// All digits of one tile of windows.
+template <int digits>
+inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
+                            const std::int8_t* panel, std::int32_t* sums) {
+  const std::int64_t digit_bytes = product.panels.digit_bytes();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
+    const std::int8_t* const from = panel + terms;
+    _tile_loadd(4, rows.origin + bytes, rows.step);
+    _tile_loadd(5, from, tile_bytes);
+    _tile_loadd(6, from + digit_bytes, tile_bytes);
+    _tile_loadd(7, from + 2 * digit_bytes, tile_bytes);
+    _tile_dpbusd(0, 4, 5);
+    _tile_dpbusd(1, 4, 6);
+    _tile_dpbusd(2, 4, 7);
+    if constexpr (digits == 4) {
+      _tile_loadd(5, from + 3 * digit_bytes, tile_bytes);
+      _tile_dpbusd(3, 4, 5);
+    }
+  });
+  _tile_stored(0, sums, tile_bytes);
+  _tile_stored(1, sums + tile_sums, tile_bytes);
+  _tile_stored(2, sums + 2 * tile_sums, tile_bytes);
+  if constexpr (digits == 4) _tile_stored(3, sums + 3 * tile_sums, tile_bytes);
+}
+
+/// One or two tiles of windows. Rows beyond a tile's count are read all the same and must be
+/// memory; nobody reads their sums.
+inline void sum_by_tiles(const DigitsProduct& product, const TileRows* tiles, std::int64_t count,
+                         const std::int8_t* panel, TileSums* sums) {
+  const int digits = product.panels.digits;
+  if (count == 1) {
+    digits == 3 ? sum_single_tile<3>(product, tiles[0], panel, sums[0])
+                : sum_single_tile<4>(product, tiles[0], panel, sums[0]);
+    return;
+  }
+  sum_two_digits(product, tiles, panel, sums[0], sums[1]);
+  const std::int8_t* const rest = panel + 2 * product.panels.digit_bytes();
+  std::int32_t* const first = sums[0] + 2 * tile_sums;
+  std::int32_t* const second = sums[1] + 2 * tile_sums;
+  if (digits == 3) {
+    sum_one_digit(product, tiles, rest, first, second);
+  } else {
+    sum_two_digits(product, tiles, rest, first, second);
+  }
+}
+
+}  // namespace
+}  // namespace h2learn
+
+#endif

@@ -1,0 +1,89 @@
+// Sums of digits for a tile of 16 windows by 16 columns, each digit's for itself. By vectors, and
+// where the instruction set has them by AMX's tiles. For kernel sources only.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/digits.hpp"
+#include "kernels/digits_dot.hpp"
+#include "kernels/synapse_gather.hpp"
+#include "kernels/vec.hpp"
+
+namespace h2learn {
+namespace {
+
+constexpr std::int64_t tile_windows = 16;
+constexpr std::int64_t tile_sums = tile_windows * digits_panel_columns;
+constexpr int most_digits = 4;
+
+/// Sums of one tile: [digits][tile_windows][columns].
+typedef std::int32_t TileSums[most_digits * tile_sums];
+
+/// Windows of a tile: the first one's origin, and bytes from one to the next.
+struct TileRows {
+  const std::uint8_t* origin;
+  std::int64_t step;
+  std::int64_t count;
+};
+
+/// Windows whose sums stay in registers: `digits` vectors for each.
+constexpr int register_rows = vector_bytes == 64 ? 4 : 2;
+
+template <int digits, bool wide>
+inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const std::int8_t* panel,
+                     std::int32_t* sums) {
+  const std::int64_t digit_bytes = product.panels.digit_bytes();
+  for (std::int64_t first = 0; first < rows.count; first += register_rows) {
+    // Beyond the last window the last one is read again; nobody reads its sums.
+    const std::uint8_t* from[register_rows];
+    H2LEARN_UNROLL
+    for (int r = 0; r < register_rows; ++r) {
+      from[r] = rows.origin + least(first + r, rows.count - 1) * rows.step;
+    }
+    for (std::int64_t column = 0; column < digits_panel_columns; column += lanes) {
+      Ints sum[register_rows][digits] = {};
+      const std::int8_t* terms = panel + column * 4;
+      for (std::int64_t run = 0; run < product.runs; ++run) {
+        const std::int64_t begin = product.run_offsets[run];
+        const std::int64_t end = begin + product.run_length;
+        for (std::int64_t k = begin; k < end; k += 4, terms += 4 * digits_panel_columns) {
+          Ints digit[digits];
+          H2LEARN_UNROLL
+          for (int d = 0; d < digits; ++d) digit[d] = load_bytes(terms + d * digit_bytes);
+          H2LEARN_UNROLL
+          for (int r = 0; r < register_rows; ++r) {
+            const FourValues values = values_at<wide>(from[r] + k);
+            H2LEARN_UNROLL
+            for (int d = 0; d < digits; ++d) {
+              sum[r][d] = add_dot<wide>(sum[r][d], values, digit[d]);
+            }
+          }
+        }
+      }
+      H2LEARN_UNROLL
+      for (int r = 0; r < register_rows; ++r) {
+        H2LEARN_UNROLL
+        for (int d = 0; d < digits; ++d) {
+          std::int32_t* const to =
+              sums + d * tile_sums + (first + r) * digits_panel_columns + column;
+          *reinterpret_cast<UnalignedInts*>(to) = sum[r][d];
+        }
+      }
+    }
+  }
+}
+
+inline void sum_tile_by_vectors(const DigitsProduct& product, const TileRows& rows,
+                                const std::int8_t* panel, std::int32_t* sums) {
+  const bool wide = product.rows.planes == 8;
+  if (product.panels.digits == 3) {
+    wide ? sum_tile<3, true>(product, rows, panel, sums)
+         : sum_tile<3, false>(product, rows, panel, sums);
+  } else {
+    wide ? sum_tile<4, true>(product, rows, panel, sums)
+         : sum_tile<4, false>(product, rows, panel, sums);
+  }
+}
+
+}  // namespace
+}  // namespace h2learn

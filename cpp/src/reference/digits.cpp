@@ -1,0 +1,100 @@
+#include "reference/digits.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace h2learn::reference {
+namespace {
+
+constexpr int most_digits = 4;
+constexpr std::int64_t base = 256;
+using Digits = std::array<std::int64_t, most_digits>;
+
+/// One output channel's weights as numbers: weight ~ number * 2^-exponent.
+struct Column {
+  int exponent = 0;
+  std::vector<Digits> weights;
+};
+
+Digits digits_of(std::int64_t number) {
+  Digits digits = {};
+  for (std::int64_t& digit : digits) {
+    // What is left is a multiple of 256 once the digit in [-128, 127] is taken off.
+    digit = ((number + base / 2) % base + base) % base - base / 2;
+    number = (number - digit) / base;
+  }
+  return digits;
+}
+
+Column column_of(const float* weight, std::int64_t length, int digits) {
+  std::int64_t limit = 0;
+  for (int i = 0; i < digits; ++i) limit = limit * base + 127;
+  double largest = 0;
+  for (std::int64_t i = 0; i < length; ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(weight[i])));
+  }
+  Column column;
+  if (largest > 0) {
+    column.exponent = -200;  // too little for any float
+    while (std::ldexp(largest, column.exponent + 1) <= static_cast<double>(limit)) {
+      ++column.exponent;
+    }
+  }
+  for (std::int64_t i = 0; i < length; ++i) {
+    // nearbyint rounds halves to even.
+    const double number =
+        std::nearbyint(std::ldexp(static_cast<double>(weight[i]), column.exponent));
+    column.weights.push_back(digits_of(static_cast<std::int64_t>(number)));
+  }
+  return column;
+}
+
+std::int64_t value_at(const PackedView& spikes, std::int64_t image, std::int64_t feature) {
+  std::int64_t value = 0;
+  for (std::int64_t plane = 0; plane < spikes.planes; ++plane) {
+    const std::uint64_t word = spikes.row(plane, image)[feature / word_bits];
+    value += static_cast<std::int64_t>(word >> (feature % word_bits) & 1) << plane;
+  }
+  return value;
+}
+
+}  // namespace
+
+void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
+                    const float* weight, const float* bias, float* currents, int digits) {
+  const std::vector<std::int32_t> input_of_output = geometry.input_of_output();
+  const std::int64_t channels = geometry.channels_per_group();
+  const std::int64_t taps = geometry.taps();
+  for (std::int64_t n = 0; n < geometry.out_channels; ++n) {
+    const Column column = column_of(weight + n * geometry.fan_in(), geometry.fan_in(), digits);
+    const std::int64_t first_channel = n / geometry.outputs_per_group() * channels;
+    const double factor = std::ldexp(static_cast<double>(scale), -column.exponent);
+    for (std::int64_t image = 0; image < spikes.rows; ++image) {
+      for (std::int64_t position = 0; position < geometry.out_positions(); ++position) {
+        Digits sums = {};
+        for (std::int64_t tap = 0; tap < taps; ++tap) {
+          const std::int64_t input =
+              input_of_output[static_cast<std::size_t>(position * taps + tap)];
+          if (input < 0) continue;
+          for (std::int64_t c = 0; c < channels; ++c) {
+            const std::int64_t value =
+                value_at(spikes, image, input * geometry.in_channels + first_channel + c);
+            const Digits& weight_digits = column.weights[static_cast<std::size_t>(c * taps + tap)];
+            for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += value * weight_digits[i];
+          }
+        }
+        std::int64_t total = 0;
+        for (std::size_t i = sums.size(); i > 0; --i) total = total * base + sums[i - 1];
+        const auto current = static_cast<float>(static_cast<double>(total) * factor);
+        currents[(image * geometry.out_positions() + position) * geometry.out_channels + n] =
+            bias == nullptr ? current : current + bias[n];
+      }
+    }
+  }
+}
+
+}  // namespace h2learn::reference

@@ -1,0 +1,14 @@
+// Currents by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
+// input at a time, in 64-bit integers.
+#pragma once
+
+#include "h2learn/geometry.hpp"
+#include "h2learn/spikes.hpp"
+
+namespace h2learn::reference {
+
+/// Arguments are forward()'s, validated; `digits` is 3 or 4.
+void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
+                    const float* weight, const float* bias, float* currents, int digits);
+
+}  // namespace h2learn::reference

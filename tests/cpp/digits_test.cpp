@@ -1,0 +1,301 @@
+// Currents by digits: the choice of digits, the scalar reference against its definition, and every
+// target against the reference bit by bit, with three and four digits on every shape of layer.
+#include "h2learn/digits.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "digits.hpp"
+#include "digits_plan.hpp"
+#include "h2learn/backward.hpp"
+#include "h2learn/forward.hpp"
+#include "h2learn/weight_update.hpp"
+#include "synapse_support.hpp"
+
+namespace h2learn::test {
+namespace {
+
+constexpr float unset = -777;
+
+Floats run_digits(const Layer& layer, const Spikes& spikes, float scale, const Floats& weight,
+                  const Floats& bias = {}) {
+  Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+  forward(layer.geometry, spikes.view(), scale, weight.data(), bias.empty() ? nullptr : bias.data(),
+          currents.data(), Kernel::digits);
+  return currents;
+}
+
+/// Exponents for `digits` digits, whatever the thresholds say.
+Quantization forced_digits(const Geometry& geometry, const Floats& weight, int digits) {
+  Quantization numbers;
+  numbers.digits = digits;
+  for (std::int64_t n = 0; n < geometry.out_channels; ++n) {
+    float largest = 0;
+    for (std::int64_t i = 0; i < geometry.fan_in(); ++i) {
+      largest = std::max(largest, std::abs(weight[size(n * geometry.fan_in() + i)]));
+    }
+    numbers.exponents.push_back(largest == 0 ? 0 : exponent_of(largest, digits));
+  }
+  return numbers;
+}
+
+Floats run_forced(const Layer& layer, const Spikes& spikes, float scale, const Floats& weight,
+                  const Floats& bias, int digits) {
+  Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+  forward_by_digits(layer.geometry, spikes.view(), scale, weight.data(),
+                    bias.empty() ? nullptr : bias.data(), currents.data(),
+                    forced_digits(layer.geometry, weight, digits));
+  return currents;
+}
+
+Floats run_kernel(const Layer& layer, const Spikes& spikes, const Floats& weight, Kernel kernel) {
+  Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+  forward(layer.geometry, spikes.view(), 0.5F, weight.data(), nullptr, currents.data(), kernel);
+  return currents;
+}
+
+/// Weights of one magnitude, either sign: what needs the fewest digits.
+Floats signs(std::int64_t count, float magnitude, unsigned seed) {
+  Floats values = random_binary(count, 0.5, seed);
+  for (float& value : values) value = value == 0 ? -magnitude : magnitude;
+  return values;
+}
+
+// ---- Numbers
+
+TEST(Digits, TheExponentIsTheLargestThatFits) {
+  const Floats magnitudes = {1.0F,
+                             0.75F,
+                             std::nextafter(2.0F, 0.0F),
+                             1.9921875F,
+                             1e-20F,
+                             std::numeric_limits<float>::denorm_min(),
+                             std::numeric_limits<float>::min(),
+                             std::numeric_limits<float>::max(),
+                             127.0F,
+                             0x7f7f7fp0F,
+                             0x7f7f80p0F,
+                             0x7f7f7e8p4F};
+  for (int digits : {3, 4}) {
+    const auto limit = static_cast<double>(largest_number(digits));
+    for (float magnitude : magnitudes) {
+      SCOPED_TRACE(magnitude);
+      const int exponent = exponent_of(magnitude, digits);
+      EXPECT_LE(std::ldexp(static_cast<double>(magnitude), exponent), limit);
+      EXPECT_GT(std::ldexp(static_cast<double>(magnitude), exponent + 1), limit);
+    }
+  }
+  EXPECT_EQ(largest_number(3), 0x7f7f7f);
+  EXPECT_EQ(largest_number(4), 0x7f7f7f7f);
+  EXPECT_EQ(exponent_of(0x7f7f7fp0F, 3), 0);
+  EXPECT_EQ(exponent_of(0x7f7f80p0F, 3), -1);
+}
+
+TEST(Digits, TheyFollowFromTheWeights) {
+  const Geometry wide = {16384, 1, 1, 8};
+  const Geometry narrow = {16383, 1, 1, 8};
+  EXPECT_EQ(digits_of(wide, signs(wide.weights(), 0.9F, 1).data()), 3);
+  EXPECT_EQ(digits_of(narrow, signs(narrow.weights(), 0.9F, 1).data()), 4);
+  Floats weight = random_floats(wide.weights(), -1, 1, 2);
+  EXPECT_EQ(digits_of(wide, weight.data()), 3);
+  weight[3] = 8;
+  EXPECT_EQ(digits_of(wide, weight.data()), 4);
+  weight[3000] = 1000;  // an outlier in one column
+  EXPECT_EQ(digits_of(wide, weight.data()), 0);
+  const Floats zeros(size(narrow.weights()), 0.0F);
+  EXPECT_EQ(digits_of(narrow, zeros.data()), 3);
+  // Zeros take no part: a sparse column is as good as a short one.
+  Floats sparse = random_floats(wide.weights(), -1, 1, 3);
+  for (std::size_t i = 0; i < sparse.size(); ++i) sparse[i] = i % 10 == 0 ? sparse[i] : 0;
+  EXPECT_EQ(digits_of(wide, sparse.data()), 4);
+}
+
+TEST(Digits, TheyDoNotDependOnTheUnit) {
+  const Geometry geometry = {17000, 1, 1, 4};
+  for (int power : {-100, -20, 0, 30, 100}) {
+    SCOPED_TRACE(power);
+    Floats equal = signs(geometry.weights(), 0.9F, 4);
+    Floats two = equal;
+    for (std::size_t i = 0; i < two.size(); i += 2) two[i] /= 256;
+    for (Floats* weight : {&equal, &two}) {
+      for (float& value : *weight) value = std::ldexp(value, power);
+    }
+    EXPECT_EQ(digits_of(geometry, equal.data()), 3);
+    EXPECT_EQ(digits_of(geometry, two.data()), 4);
+  }
+}
+
+TEST(Digits, ManyPlanesAndInputsAreLeftToTheFloatKernels) {
+  const Geometry geometry = {300, 1, 1, 4};
+  const Floats weight = random_floats(geometry.weights(), -1, 1, 6);
+  for (std::int64_t planes = 1; planes <= 8; ++planes) {
+    EXPECT_EQ(digits_of(geometry, weight.data(), planes), 4) << planes;
+  }
+  EXPECT_EQ(digits_of(geometry, weight.data(), 9), 0);
+  const Geometry large = {digits_sum_limit / 255 + 1, 1, 1, 1};
+  const Floats many = random_floats(large.weights(), -1, 1, 7);
+  EXPECT_EQ(digits_of(large, many.data(), 8), 0);
+  EXPECT_NE(digits_of(large, many.data(), 7), 0);
+}
+
+// ---- Currents
+
+/// Runs body(layer, planes) for every layer and some numbers of planes.
+template <typename Body>
+void for_each_case(Body body) {
+  for (const Layer& layer : layers()) {
+    for (std::int64_t planes : {1, 3, 8}) {
+      SCOPED_TRACE(layer.name + ", planes " + std::to_string(planes));
+      body(layer, planes);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+TEST(Digits, ReferenceMatchesTheDefinition) {
+  const ForcedTarget forced(Target::scalar);
+  for_each_case([](const Layer& layer, std::int64_t planes) {
+    const Spikes spikes(layer, planes, 0.3, 8);
+    Floats scaled = spikes.counts;
+    for (float& value : scaled) value *= 0.25F;
+    const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 9);
+    const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 10);
+    const Doubles exact = exact_forward(layer.geometry, scaled, layer.images, weight, bias);
+    EXPECT_LT(relative_error(run_forced(layer, spikes, 0.25F, weight, bias, 3), exact), 4e-7);
+    EXPECT_LT(relative_error(run_forced(layer, spikes, 0.25F, weight, bias, 4), exact), 7e-8);
+  });
+}
+
+TEST(Digits, CurrentsAreTheSameBitsEverywhere) {
+  for_each_case([](const Layer& layer, std::int64_t planes) {
+    const Spikes spikes(layer, planes, 0.4, 11);
+    const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 12);
+    const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 13);
+    for (int digits : {3, 4}) {
+      SCOPED_TRACE(std::to_string(digits) + " digits");
+      expect_same_everywhere(
+          [&] { return bits_of(run_forced(layer, spikes, 0.3F, weight, bias, digits)); });
+    }
+    expect_same_everywhere([&] { return bits_of(run_digits(layer, spikes, 1, weight)); });
+  });
+}
+
+TEST(Digits, EveryDigitAndValueAtItsLimitAddsUp) {
+  // All terms of one sign at the largest and smallest digits, times the largest count: what
+  // saturates or overflows where something is too narrow.
+  const Layer layer = {"", {5000, 1, 1, 20}, 18};
+  for (std::int64_t planes : {1, 7, 8}) {
+    const Spikes spikes(layer, planes, 1, 14);
+    for (float value : {0x7f7f7f7fp-31F, -0x7f7f7fp-24F, -0x808080p-24F, 0x7fp-8F, -0x80p-8F}) {
+      SCOPED_TRACE(value);
+      const Floats weight(size(layer.geometry.weights()), value);
+      const Doubles exact = exact_forward(layer.geometry, spikes.counts, layer.images, weight, {});
+      for (int digits : {3, 4}) {
+        expect_same_everywhere(
+            [&] { return bits_of(run_forced(layer, spikes, 1, weight, {}, digits)); });
+        EXPECT_LT(relative_error(run_forced(layer, spikes, 1, weight, {}, digits), exact), 2e-7);
+      }
+    }
+  }
+}
+
+TEST(Digits, SmallAndLargeWeightsKeepTheirValue) {
+  const Layer layer = {"", {40, 1, 1, 6}, 5};
+  const Spikes spikes(layer, 1, 0.5, 15);
+  for (int power : {-149, -140, -126, 0, 120}) {
+    SCOPED_TRACE(power);
+    Floats weight = random_floats(layer.geometry.weights(), -8, 8, 16);
+    for (float& value : weight) value = std::ldexp(std::round(value), power);
+    for (std::int64_t i = 0; i < 40; ++i) weight[size(i)] = 0;  // and one column of zeros
+    const Doubles exact = exact_forward(layer.geometry, spikes.counts, layer.images, weight, {});
+    on_each_target(
+        [&] { EXPECT_EQ(relative_error(run_digits(layer, spikes, 1, weight), exact), 0); });
+  }
+}
+
+TEST(Digits, RoundingIsToTheNearestHalvesToEven) {
+  // With the largest weight 2^22 - 1 + 1/2 and so e = 0 after three digits' limit, smaller ones
+  // stand for themselves.
+  const Layer layer = {"", {1, 1, 1, 1}, 1};
+  const Spikes one(layer, 1, 1, 17);
+  const Layer wide = {"", {2, 1, 1, 1}, 1};
+  Spikes second(wide, 1, 1, 18);
+  second.words[0] = 2;  // only the second input
+  const std::vector<std::pair<float, float>> rounded = {
+      {0.5F, 0.0F}, {1.5F, 2.0F}, {2.5F, 2.0F}, {-0.5F, 0.0F}, {-1.5F, -2.0F}, {2.75F, 3.0F}};
+  for (const auto& [value, expected] : rounded) {
+    const Floats weight = {0x7f7f7fp0F, value};
+    on_each_target(
+        [&] { EXPECT_EQ(run_forced(wide, second, 1, weight, {}, 3)[0], expected) << value; });
+  }
+  on_each_target([&] { EXPECT_EQ(run_forced(layer, one, 1, {3.25F}, {}, 3)[0], 3.25F); });
+}
+
+TEST(Digits, HeavyTailsAndManyPlanesRunAsAutoDoes) {
+  const Layer layer = {"", {64, 5, 6, 18, 3, 3, 1, 1, 1, 1}, 3};
+  Floats heavy = random_floats(layer.geometry.weights(), -1, 1, 19);
+  heavy[77] = 1e6F;
+  const Spikes spikes(layer, 1, 0.2, 20);
+  const Spikes planes(layer, 9, 0.2, 21);
+  const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 22);
+  on_each_target([&] {
+    EXPECT_EQ(bits_of(run_kernel(layer, spikes, heavy, Kernel::digits)),
+              bits_of(run_kernel(layer, spikes, heavy, Kernel::automatic)));
+    EXPECT_EQ(bits_of(run_kernel(layer, planes, weight, Kernel::digits)),
+              bits_of(run_kernel(layer, planes, weight, Kernel::automatic)));
+  });
+}
+
+TEST(Digits, AllElseRunsAsAutoDoes) {
+  const Layer layer = {"", {6, 7, 8, 9, 3, 3, 1, 1, 1, 1}, 3};
+  const Geometry& geometry = layer.geometry;
+  const Floats inputs = random_floats(layer.images * geometry.in_features(), -1, 1, 23);
+  const Floats weight = random_floats(geometry.weights(), -1, 1, 24);
+  const Floats gradients = random_floats(layer.images * geometry.out_features(), -1, 1, 25);
+  const Spikes spikes(layer, 2, 0.3, 26);
+  on_each_target([&] {
+    const auto all = [&](Kernel kernel) {
+      Floats currents(size(layer.images * geometry.out_features()));
+      Floats grad_inputs(inputs.size());
+      Floats grad_weight(weight.size());
+      forward(geometry, inputs.data(), layer.images, weight.data(), nullptr, currents.data(),
+              kernel);
+      backward(geometry, gradients.data(), layer.images, weight.data(), nullptr, grad_inputs.data(),
+               kernel);
+      weight_update(geometry, spikes.view(), 0.5F, gradients.data(), grad_weight.data(), kernel);
+      return std::vector{bits_of(currents), bits_of(grad_inputs), bits_of(grad_weight)};
+    };
+    EXPECT_EQ(all(Kernel::digits), all(Kernel::automatic));
+  });
+}
+
+TEST(Digits, NoImagesGiveNoCurrents) {
+  const Layer layer = {"", {3, 5, 5, 4, 3, 3}, 0};
+  const Spikes spikes(layer, 1, 0.5, 27);
+  const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 28);
+  on_each_target([&] { EXPECT_TRUE(run_digits(layer, spikes, 1, weight).empty()); });
+}
+
+TEST(Digits, BadWeightsAreNamedBeforeAnythingIsWritten) {
+  const Layer layer = {"", {3, 6, 7, 5, 3, 3}, 2};
+  const Spikes spikes(layer, 1, 0.5, 29);
+  Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), -INFINITY}) {
+    Floats weight = random_floats(layer.geometry.weights(), -1, 1, 30);
+    weight[7] = bad;
+    on_each_target([&] {
+      expect_refused(
+          [&] {
+            forward(layer.geometry, spikes.view(), 1, weight.data(), nullptr, currents.data(),
+                    Kernel::digits);
+          },
+          {"weight", std::isnan(bad) ? "nan" : "-inf", "flat index 7"});
+      for (float value : currents) ASSERT_EQ(value, unset);
+    });
+    expect_refused([&] { digits_of(layer.geometry, weight.data()); }, {"weight", "flat index 7"});
+  }
+  expect_refused([&] { digits_of(layer.geometry, nullptr); }, {"weight", "null"});
+}
+
+}  // namespace
+}  // namespace h2learn::test
