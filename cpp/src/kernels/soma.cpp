@@ -391,7 +391,7 @@ void backward_chunk(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   read_state(plan, chunk, g.grad_last, state);
   Terms terms;
   Sums sums[chunk_blocks];
-  if (wants_sums) std::memset(sums, 0, sizeof sums);
+  for (std::int64_t i = 0; wants_sums && i < chunk.blocks; ++i) sums[i] = {};
   for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
     for (std::int64_t i = 0; i < chunk.blocks; ++i) {
       const Place place = chunk.place(plan, i);
