@@ -38,10 +38,13 @@ $(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python $(PIP_INSTALL) '.[data]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python $(PIP_INSTALL) '.[dev]' \
+# The core is compiled once, for the package and for the C++ tests: pip builds in build/release.
+$(VENV)/.dev: $(VENV)/bin/python $(SOURCES) | cpp-libraries
+	$(BIN)/python $(PIP_INSTALL) 'scikit-build-core>=0.10' 'pybind11>=3.0' 'cmake>=3.24' ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python $(PIP_INSTALL) --no-build-isolation '.[dev]' \
+	  --config-settings=build-dir=build/release \
+	  --config-settings=cmake.define.H2LEARN_TESTS=ON \
 	  --config-settings=cmake.define.H2LEARN_WERROR=ON
-	$(BIN)/python $(PIP_INSTALL) 'cmake>=3.24' ninja
 	@touch $@ $(VENV)/.demo
 
 $(BENCH_VENV)/.done: bench/requirements.txt $(SOURCES)
@@ -85,10 +88,9 @@ cpp-libraries:
 
 CMAKE_TOOLS = PATH="$(CURDIR)/$(BIN):$$PATH"
 
-cpp-test: $(VENV)/.dev cpp-libraries
-	$(CMAKE_TOOLS) cmake --preset release
-	$(CMAKE_TOOLS) cmake --build --preset release
-	$(CMAKE_TOOLS) ctest --preset release -j $(JOBS)
+cpp-test: $(VENV)/.dev
+	$(CMAKE_TOOLS) cmake --build build/release --target h2learn_tests
+	$(CMAKE_TOOLS) ctest --test-dir build/release --output-on-failure -j $(JOBS)
 
 sanitize: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --preset asan-ubsan
