@@ -11,8 +11,10 @@ Kernel kernel_from_name(std::string_view name) {
   if (name == "dense") return Kernel::dense;
   if (name == "lut") return Kernel::lut;
   if (name == "digits") return Kernel::digits;
-  throw std::invalid_argument("kernel must be one of auto, event, dense, lut, digits, got '" +
-                              std::string(name) + "'");
+  if (name == "sampled") return Kernel::sampled;
+  throw std::invalid_argument(
+      "kernel must be one of auto, event, dense, lut, digits, sampled, got '" + std::string(name) +
+      "'");
 }
 
 }  // namespace h2learn

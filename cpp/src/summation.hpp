@@ -9,6 +9,10 @@
 // stretches are what threads share out when a layer has too few weights to share.
 //
 // The table kernel follows the chip instead: see reference/synapse.hpp.
+//
+// Gradients at few needed inputs (backward.hpp) are sums of their own, of blocks of `dot_block`
+// terms with `dot_lanes` partial sums: term k is added, fused, to partial sum k % dot_lanes, from
+// +0; then the upper half of the partial sums is added to the lower until one is left.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +22,8 @@
 namespace h2learn {
 
 constexpr std::int64_t blocks_per_stretch = 16;
+constexpr int dot_lanes = 16;
+constexpr std::int64_t dot_block = 256;
 constexpr std::int64_t stretch_positions = sum_block * blocks_per_stretch;
 
 }  // namespace h2learn

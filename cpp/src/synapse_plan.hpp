@@ -40,7 +40,8 @@ class GatherPlan {
   GatheredRows rows_ = {};
 };
 
-/// The kernels' name for how bits (or, without tables, floats) are to be multiplied.
+/// The kernels' name for how bits (or, without tables, floats) are to be multiplied; by density
+/// for a kernel that computes only other products.
 Method method_of(Kernel kernel, bool has_tables);
 
 /// The weights in panels, in this thread's scratch memory (slot `weights`). Throws

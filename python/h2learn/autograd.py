@@ -286,7 +286,7 @@ def synapse(
         bias: [N] or None.
         lead: number of leading (row) dimensions.
         shape: `ops.geometry(...)`, matching `inputs` and `weight`.
-        kernel: "auto", "event", "dense", "lut" or "digits".
+        kernel: "auto", "event", "dense", "lut", "digits" or "sampled".
     """
     if not isinstance(inputs, SpikeTensor):
         inputs = as_float32(inputs, "inputs")

@@ -9,11 +9,12 @@ from h2learn import checks
 __all__ = ["KERNELS", "Synapse", "check_kernel", "set_kernel"]
 
 KERNELS = {
-    "auto": "event or dense, chosen by the measured density of the operand",
+    "auto": "event, dense or sampled, chosen by the measured density of the operand",
     "event": "walks spikes (or non-zero gradients) and adds weight rows",
     "dense": "multiplies every element",
     "lut": "tables of partial sums, as the accelerator's engines; backward as dense",
     "digits": "currents by weights in 8-bit digits and exact integer sums; all else as auto",
+    "sampled": "input gradients one by one, where the mask needs them; all else as auto",
 }
 
 

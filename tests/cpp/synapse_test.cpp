@@ -186,6 +186,73 @@ TEST(Synapse, BackwardAgreesEverywhere) {
   });
 }
 
+TEST(Synapse, SampledBackwardAgreesEverywhere) {
+  for_each_case([](const Layer& layer, double density) {
+    const Geometry& geometry = layer.geometry;
+    const Floats gradients = random_floats(layer.images * geometry.out_features(), -1, 1, 35);
+    const Floats weight = weights_of(geometry, 36);
+    const Words mask = random_words(layer.images, geometry.in_features(), density, 37);
+    const auto by = [&](Kernel kernel) {
+      return run_backward(layer, gradients, weight, mask, kernel);
+    };
+    expect_same_but_for_fma([&] { return by(Kernel::sampled); });
+    const Floats dense = by(Kernel::dense);
+    const Floats sampled = by(Kernel::sampled);
+    for (std::int64_t i = 0; i < layer.images; ++i) {
+      for (std::int64_t f = 0; f < geometry.in_features(); ++f) {
+        const std::size_t at = size(i * geometry.in_features() + f);
+        if (bit(mask, i, geometry.in_features(), f)) {
+          ASSERT_NEAR(sampled[at], dense[at], 1e-5F * (1 + std::abs(dense[at])));
+        } else {
+          ASSERT_EQ(bits_of(sampled)[at], 0U);
+        }
+      }
+    }
+  });
+}
+
+TEST(Synapse, SampledBackwardOfWholeNumbersIsExact) {
+  for (const Layer& layer : layers()) {
+    SCOPED_TRACE(layer.name);
+    const Geometry& geometry = layer.geometry;
+    Floats weight = random_floats(geometry.weights(), -8, 8, 38);
+    Floats gradients = random_floats(layer.images * geometry.out_features(), -8, 8, 39);
+    for (float& value : weight) value = std::round(value);
+    for (float& value : gradients) value = std::round(value);
+    const Words everything = random_words(layer.images, geometry.in_features(), 1, 40);
+    const Doubles errors = exact_backward(geometry, gradients, layer.images, weight);
+    on_each_target([&] {
+      EXPECT_EQ(relative_error(run_backward(layer, gradients, weight, everything, Kernel::sampled),
+                               errors),
+                0);
+    });
+  }
+}
+
+TEST(Synapse, AutomaticBackwardIsSampledWhereFewGradientsAreNeeded) {
+  const Layer layer = {"", {96, 9, 10, 70, 3, 3, 1, 1, 1, 1}, 3};
+  const Geometry& geometry = layer.geometry;
+  const Floats weight = weights_of(geometry, 41);
+  const Floats gradients = random_floats(layer.images * geometry.out_features(), -1, 1, 42);
+  const Floats zeros = sparse_floats(layer.images * geometry.out_features(), 0.1, 43);
+  const Words few = random_words(layer.images, geometry.in_features(), 0.1, 44);
+  const Words many = random_words(layer.images, geometry.in_features(), 0.7, 45);
+  on_each_target([&] {
+    EXPECT_TRUE(needs_few(geometry, gradients.data(), layer.images, few.data()));
+    EXPECT_FALSE(needs_few(geometry, gradients.data(), layer.images, many.data()));
+    EXPECT_FALSE(needs_few(geometry, gradients.data(), layer.images, nullptr));
+    EXPECT_FALSE(needs_few(geometry, zeros.data(), layer.images, few.data()));
+    const auto by = [&](const Words& mask, Kernel kernel) {
+      return bits_of(run_backward(layer, gradients, weight, mask, kernel));
+    };
+    EXPECT_EQ(by(few, Kernel::automatic), by(few, Kernel::sampled));
+    EXPECT_EQ(by(few, Kernel::digits), by(few, Kernel::sampled));
+    EXPECT_EQ(by(many, Kernel::automatic), by(many, Kernel::dense));
+    EXPECT_EQ(by({}, Kernel::sampled), by({}, Kernel::automatic));
+    EXPECT_NE(by(few, Kernel::sampled), by(few, Kernel::dense));
+  });
+}
+
 TEST(Synapse, BackwardIsPlusZeroExactlyWhereTheMaskIsZero) {
   for (const Layer& layer : layers()) {
     SCOPED_TRACE(layer.name);

@@ -264,7 +264,7 @@ def test_defaults_exist_for_every_dataset_and_are_what_the_user_left_out():
         ("lr", math.inf, "--lr must be .*, got inf"),
         ("seed", -1, "--seed must be greater than or equal to 0, got -1"),
         ("seed", 2**63, "--seed must be less than"),
-        ("kernel", "fast", "--kernel must be one of auto, event, dense, lut, got 'fast'"),
+        ("kernel", "fast", "--kernel must be one of auto, event, dense, lut, digits, sampled, got 'fast'"),
         ("accelerator", "", "--accelerator must have at least 1 character"),
         ("model", "", "--model must have at least 1 character"),
     ],

@@ -13,9 +13,21 @@ namespace h2learn {
 /// `mask` (null: everything is needed) is packed like the input spikes, one plane,
 /// [images, words_for(in_features)]; where its bit is 0 the result is exactly +0.
 /// `Kernel::event` skips exact zeros of grad_currents; `Kernel::lut` runs dense, as the chip's
-/// backward engine has no tables.
+/// backward engine has no tables. `Kernel::sampled`, and `Kernel::automatic` where needs_few(),
+/// compute only what the mask needs.
+///
+/// Order of additions. Term k = tap * outputs_per_group + n ascends, in blocks of sum_block whose
+/// sums are added in ascending order. Within a block, terms are added one after the other from +0;
+/// computed as Kernel::sampled, by the partial sums of src/summation.hpp. Products are fused with
+/// their addition where the machine can.
 void backward(const Geometry& geometry, const float* grad_currents, std::int64_t images,
               const float* weight, const std::uint64_t* mask, float* grad_inputs,
               Kernel kernel = Kernel::automatic);
+
+/// True when so few gradients are needed, and so many grad_currents are not zero, that computing
+/// each by itself is faster on every machine: a choice by the numbers alone, since it decides in
+/// which order they are added.
+bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_t images,
+               const std::uint64_t* mask);
 
 }  // namespace h2learn

@@ -8,15 +8,16 @@
 namespace h2learn {
 
 enum class Kernel {
-  automatic,  ///< event or dense, by the measured density of the operand that can be skipped
+  automatic,  ///< event, dense or sampled, by the measured density of what can be skipped
   event,      ///< walks set bits (or non-zero values) and adds weight rows
   dense,      ///< multiplies every element
   lut,        ///< tables of partial sums, indexed by packed spikes, as the accelerator does
   digits,     ///< weights as signed 8-bit digits, exact integer sums (digits.hpp)
+  sampled,    ///< input gradients one by one, only those that are needed; all else automatic
 };
 
-/// Accepts "auto", "event", "dense", "lut", "digits"; throws std::invalid_argument for anything
-/// else.
+/// Accepts "auto", "event", "dense", "lut", "digits", "sampled"; throws std::invalid_argument for
+/// anything else.
 Kernel kernel_from_name(std::string_view name);
 
 /// Shape of the table engine: one table covers `inputs` packed spikes (2^inputs entries), and

@@ -71,7 +71,8 @@ struct GatheredRows {
 };
 
 /// How the work is to be done (kernel.hpp).
-enum class Method { by_density, event, dense, tables };
+/// `sampled`: only where the mask has a bit, each element a sum of its own.
+enum class Method { by_density, event, dense, tables, sampled };
 
 /// Planes (floats count as one) that are not gathered: bit p stands for plane p.
 struct Choice {
@@ -124,7 +125,9 @@ struct WeightShape {
 
 /// Which product the weights are packed for: it decides what the columns are and how the terms
 /// of a sum are ordered.
-enum class PackFor { forward, backward, tables };
+/// `sampled` is the backward pass' again, each channel's terms in a row:
+/// [group][block][channels][dot_block], and zeros up to whole dot_lanes.
+enum class PackFor { forward, backward, tables, sampled };
 
 struct SynapseKernels {
   /// Floats that pack_weights() needs.

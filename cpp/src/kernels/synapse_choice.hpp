@@ -109,7 +109,9 @@ enum class Approach { gather, windows, scatter };
 /// scattering is impossible.
 inline Approach approach_for(const GatheredRows& rows, Method method, std::int64_t plane,
                              std::int64_t columns, const float* next_sum) {
-  if (!has_windows(rows) || method == Method::tables) return Approach::gather;
+  if (!has_windows(rows) || method == Method::tables || method == Method::sampled) {
+    return Approach::gather;
+  }
   if (method == Method::dense) return Approach::windows;
   const bool bits = rows.words != nullptr;
   const RowOfTerms row = {bits, bits ? density_of_bits(rows, plane) : density_of_values(rows),

@@ -90,15 +90,16 @@ H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, st
   }
 }
 
-/// Floats of elements [begin, begin + sum_block) of rows [first, first + count) of one group, to
-/// values[count][sum_block]; behind the row's end there are zeros up to a multiple of a vector.
+/// Floats of elements [begin, begin + block) of rows [first, first + count) of one group, to
+/// values[count][block]; behind the row's end there are zeros up to a multiple of a vector.
 H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, std::int64_t first,
-                                  std::int64_t count, std::int64_t begin, float* values) {
-  const std::int64_t end = least(begin + sum_block, from.length);
+                                  std::int64_t count, std::int64_t begin, float* values,
+                                  std::int64_t block = sum_block) {
+  const std::int64_t end = least(begin + block, from.length);
   const std::int64_t padded = round_up(end - begin, lanes);
   std::int64_t image = first / from.positions;
   std::int64_t position = first % from.positions;
-  for (std::int64_t r = 0; r < count; ++r, values += sum_block) {
+  for (std::int64_t r = 0; r < count; ++r, values += block) {
     const float* const features =
         from.values + image * from.image_stride + group * from.group_stride;
     std::int64_t done = 0;

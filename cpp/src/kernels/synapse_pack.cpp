@@ -3,6 +3,7 @@
 
 #include "kernels/synapse_panels.hpp"
 #include "kernels/transpose.hpp"
+#include "summation.hpp"
 
 namespace h2learn {
 namespace {
@@ -118,6 +119,63 @@ bool pack_channels(const WeightShape& shape, const PanelLayout& layout, const fl
   return bad == 0;
 }
 
+/// For Method::sampled: where an element's term may lie beside the next output's of its tap, a
+/// vector of them is stored at once.
+bool pack_sampled(const WeightShape& shape, const float* weight, float* packed) {
+  const std::int64_t length = shape.taps * shape.outputs;
+  const std::int64_t blocks = blocks_of(length, dot_block);
+  const std::int64_t elements = shape.channels * shape.taps;
+  const std::int64_t vectors = blocks_of(shape.outputs, lanes);
+  const std::int64_t chunks = blocks_of(elements, element_chunk);
+  const auto place = [&](std::int64_t group, std::int64_t channel, std::int64_t term) {
+    return packed + ((group * blocks + term / dot_block) * shape.channels + channel) * dot_block +
+           term % dot_block;
+  };
+  const std::int64_t tail = round_up(length, dot_lanes) - length;
+  for (std::int64_t c = 0; tail != 0 && c < shape.groups * shape.channels; ++c) {
+    float* const end = place(c / shape.channels, c % shape.channels, length - 1) + 1;
+    for (std::int64_t i = 0; i < tail; ++i) end[i] = 0;
+  }
+  int bad = 0;
+#pragma omp parallel for collapse(2) schedule(static) \
+    reduction(| : bad) if (weights_of(shape) > parallel_weights)
+  for (std::int64_t vector = 0; vector < shape.groups * vectors; ++vector) {
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const std::int64_t group = vector / vectors;
+      const std::int64_t output = vector % vectors * lanes;
+      const std::int64_t outputs = least(lanes, shape.outputs - output);
+      const float* const rows = weight + (group * shape.outputs + output) * elements;
+      const std::int64_t end = least((chunk + 1) * element_chunk, elements);
+      std::int64_t channel = chunk * element_chunk / shape.taps;
+      std::int64_t tap = chunk * element_chunk % shape.taps;
+      Ints flaws = {};
+      for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
+        Floats tile[lanes];
+        for (int i = 0; i < lanes; ++i) {
+          tile[i] =
+              i < outputs ? load_first(rows + i * elements + element, end - element) : Floats{};
+          flaws |= not_finite(tile[i]);
+        }
+        transpose(tile);
+        for (int i = 0; i < lanes && element + i < end; ++i) {
+          const std::int64_t term = tap * shape.outputs + output;
+          if (outputs == lanes && term % dot_block + lanes <= dot_block) {
+            store(place(group, channel, term), tile[i]);
+          } else {
+            for (int n = 0; n < outputs; ++n) *place(group, channel, term + n) = tile[i][n];
+          }
+          if (++tap == shape.taps) {
+            tap = 0;
+            ++channel;
+          }
+        }
+      }
+      bad |= static_cast<int>(any(flaws));
+    }
+  }
+  return bad == 0;
+}
+
 void clear_zero_rows(const WeightShape& shape, const PanelLayout& layout, float* panels) {
   for (std::int64_t group = 0; group < shape.groups; ++group) {
     for (std::int64_t term = 0; term < layout.length; term += layout.block) {
@@ -136,10 +194,14 @@ void clear_zero_rows(const WeightShape& shape, const PanelLayout& layout, float*
 namespace H2LEARN_TARGET {
 
 std::int64_t packed_size(const WeightShape& shape, PackFor use) {
+  if (use == PackFor::sampled) {
+    return shape.groups * shape.channels * round_up(shape.taps * shape.outputs, dot_block);
+  }
   return shape.groups * panel_layout(shape, use).group_floats();
 }
 
 bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, float* panels) {
+  if (use == PackFor::sampled) return pack_sampled(shape, weight, panels);
   const PanelLayout layout = panel_layout(shape, use);
   clear_zero_rows(shape, layout, panels);
   return use == PackFor::backward ? pack_channels(shape, layout, weight, panels)

@@ -8,6 +8,7 @@
 #include "kernels/synapse_product.hpp"
 
 #include "kernels/synapse_panels.hpp"
+#include "kernels/synapse_sampled.hpp"
 #include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_window.hpp"
@@ -29,6 +30,9 @@ constexpr std::int64_t least_task_rows = 32;
 /// Columns of a task: their sums share that cache.
 constexpr std::int64_t task_columns = 16 * panel_columns;
 
+/// Rows of a task of Method::sampled: a block of its columns' weights is fetched for so many.
+constexpr std::int64_t sampled_rows = 20 * dot_rows;
+
 /// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
 constexpr std::int64_t stride_slack = lanes;
 
@@ -42,6 +46,7 @@ struct Cut {
   std::int64_t image_rows;   ///< rows of an image that are not the last task's
   std::int64_t task_rows;    ///< at most
   std::int64_t row_tasks;
+  std::int64_t task_columns;  ///< at most
   std::int64_t column_tasks;
   std::int64_t sums_stride;  ///< from one row of a task's sums to the next
 };
@@ -53,8 +58,9 @@ struct ProductMemory {
   float* block;         ///< [rows][panel_columns], the scattered sums of one block
   PreparedRows prepared;
   TableScratch tables;
-  float* sums;        ///< [rows][sums_stride]
-  float* plane_sums;  ///< the same, of one plane of several
+  NeededRows* needed;  ///< of each tile of dot_rows rows
+  float* sums;         ///< [rows][sums_stride]
+  float* plane_sums;   ///< the same, of one plane of several
 };
 
 /// Floats of the padded copies of a task's images.
@@ -77,6 +83,11 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.tables.table =
         carver.take<float>((std::int64_t{1} << product.tables.inputs) * panel_columns);
     memory.tables.levels = carver.take<float>(max_tree_levels * rows * panel_columns);
+    return memory;
+  }
+  if (product.method == Method::sampled) {
+    memory.values = carver.take<float>(dot_rows * dot_block);
+    memory.needed = carver.take<NeededRows>(blocks_of(rows, dot_rows));
     return memory;
   }
   if (product.choice.windows != 0) {
@@ -235,9 +246,54 @@ void sum_tables(const GatherProduct& product, const PanelLayout& layout, const T
   }
 }
 
+/// Of the sums only those that the mask needs are written.
+void sum_sampled(const GatherProduct& product, const Task& task, ProductMemory& memory,
+                 float* sums) {
+  const GatheredRows& rows = product.rows;
+  const std::int64_t columns = least(task.columns, product.columns - task.first_column);
+  const std::int64_t all_columns = rows.groups * product.columns;
+  const std::int64_t mask_words = blocks_of(rows.positions * all_columns, 64);
+  const std::int64_t tiles = blocks_of(task.rows, dot_rows);
+  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+    NeededRows& needed = memory.needed[tile];
+    for (std::uint8_t& count : needed.counts) count = 0;
+    const std::int64_t end = least((tile + 1) * dot_rows, task.rows);
+    for (std::int64_t r = tile * dot_rows; r < end; ++r) {
+      const std::int64_t row = task.first_row + r;
+      const std::int64_t bit =
+          row % rows.positions * all_columns + task.group * product.columns + task.first_column;
+      list_needed(product.mask + row / rows.positions * mask_words, bit, columns,
+                  r - tile * dot_rows, needed);
+    }
+    order_columns(columns, needed);
+  }
+  const std::int64_t blocks = blocks_of(rows.length, dot_block);
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::int64_t term = block * dot_block;
+    const std::int64_t depth = least(dot_block, rows.length - term);
+    const float* const weights =
+        product.panels +
+        ((task.group * blocks + block) * product.columns + task.first_column) * dot_block;
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      const std::int64_t first = tile * dot_rows;
+      const std::int64_t count = least(dot_rows, task.rows - first);
+      gather_values(rows, task.group, task.first_row + first, count, term, memory.values,
+                    dot_block);
+      for (std::int64_t r = 0; depth % dot_lanes != 0 && r < count; ++r) {
+        float* const row = memory.values + r * dot_block;
+        fill_zeros(row + depth, row + round_up(depth, dot_lanes));
+      }
+      add_needed(memory.needed[tile], weights, memory.values, depth, sums + first * task.stride,
+                 task.stride, block == 0);
+    }
+  }
+}
+
 void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Task& task,
                std::int64_t plane, ProductMemory& memory, float* sums) {
-  if (product.method == Method::tables) {
+  if (product.method == Method::sampled) {
+    sum_sampled(product, task, memory, sums);
+  } else if (product.method == Method::tables) {
     sum_tables(product, layout, task, plane, memory, sums);
   } else if (has_plane(product.choice.windows, plane)) {
     sum_windows(product, layout, task, plane, memory, sums);
@@ -323,12 +379,15 @@ void run_task(const GatherProduct& product, const PanelLayout& layout, const Tas
 
 Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
+  const bool sampled = product.method == Method::sampled;
+  const std::int64_t most_rows = sampled ? sampled_rows : task_rows;
   Cut shape = {};
-  shape.column_tasks = blocks_of(layout.padded(), task_columns);
-  shape.sums_stride = least(layout.padded(), task_columns) + stride_slack;
+  shape.task_columns = sampled ? sampled_columns : task_columns;
+  shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
+  shape.sums_stride = least(layout.padded(), shape.task_columns) + stride_slack;
   const std::int64_t all_rows = rows.images * rows.positions;
-  const std::int64_t share = threads == 1 ? task_rows : all_rows / (threads * tasks_per_thread);
-  const std::int64_t wanted = least(most(share, least_task_rows), task_rows);
+  const std::int64_t share = threads == 1 ? most_rows : all_rows / (threads * tasks_per_thread);
+  const std::int64_t wanted = least(most(share, least_task_rows), most_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
   const std::int64_t unit =
       (product.choice.windows | product.choice.scatter) != 0 ? rows.windows.width : 1;
@@ -344,7 +403,7 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
 Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
              std::int64_t number) {
   const std::int64_t positions = product.rows.positions;
-  const std::int64_t column = number % shape.column_tasks * task_columns;
+  const std::int64_t column = number % shape.column_tasks * shape.task_columns;
   const std::int64_t row_task = number / shape.column_tasks % shape.row_tasks;
   const std::int64_t image = row_task / shape.image_tasks * shape.images;
   const std::int64_t row = row_task % shape.image_tasks * shape.image_rows;
@@ -355,7 +414,7 @@ Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut&
           rows,
           number / shape.column_tasks / shape.row_tasks,
           column,
-          least(task_columns, layout.padded() - column),
+          least(shape.task_columns, layout.padded() - column),
           shape.sums_stride};
 }
 

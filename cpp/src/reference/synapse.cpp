@@ -22,6 +22,23 @@ float blocked_sum(std::int64_t begin, std::int64_t end, Step step) {
   return total;
 }
 
+/// The same with partial sums in each block (summation.hpp).
+template <typename Step>
+float dot(std::int64_t length, Step step) {
+  float total = 0;
+  for (std::int64_t block = 0; block < length; block += dot_block) {
+    float partial[dot_lanes] = {};
+    for (std::int64_t i = block; i < std::min(block + dot_block, length); ++i) {
+      partial[i % dot_lanes] = step(partial[i % dot_lanes], i);
+    }
+    for (int left = dot_lanes / 2; left > 0; left /= 2) {
+      for (int i = 0; i < left; ++i) partial[i] += partial[i + left];
+    }
+    total = block == 0 ? partial[0] : total + partial[0];
+  }
+  return total;
+}
+
 /// The same over positions, with the third level of summation.hpp.
 template <typename Step>
 float positions_sum(std::int64_t positions, Step step) {
@@ -177,7 +194,7 @@ void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
 }
 
 void backward(const Geometry& geometry, const float* grad_currents, std::int64_t images,
-              const float* weight, const std::uint64_t* mask, float* grad_inputs) {
+              const float* weight, const std::uint64_t* mask, bool sampled, float* grad_inputs) {
   const Windows windows(geometry);
   const std::vector<std::int32_t> output_of_input = geometry.output_of_input();
   const std::int64_t outputs = geometry.outputs_per_group();
@@ -201,7 +218,14 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
         return std::fma(gradients[output * geometry.out_channels + n],
                         weight[windows.weight_index(n, tap * channels + channel)], sum);
       };
-      *grad_inputs++ = needed ? blocked_sum(0, geometry.taps() * outputs, add_output) : 0.0F;
+      const std::int64_t length = geometry.taps() * outputs;
+      if (!needed) {
+        *grad_inputs++ = 0;
+      } else if (sampled) {
+        *grad_inputs++ = dot(length, add_output);
+      } else {
+        *grad_inputs++ = blocked_sum(0, length, add_output);
+      }
     }
   }
 }

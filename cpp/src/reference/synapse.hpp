@@ -25,7 +25,7 @@ void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
              const float* weight, const float* bias, float* currents);
 
 void backward(const Geometry& geometry, const float* grad_currents, std::int64_t images,
-              const float* weight, const std::uint64_t* mask, float* grad_inputs);
+              const float* weight, const std::uint64_t* mask, bool sampled, float* grad_inputs);
 
 void weight_update(const Geometry& geometry, const PackedView& spikes, float scale,
                    const float* grad_currents, float* grad_weight);
