@@ -51,6 +51,8 @@ bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_
                const std::uint64_t* mask) {
   const std::int64_t features = images * geometry.in_features();
   if (mask == nullptr || features == 0) return false;
+  const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
+  if (linear && images <= few_images) return false;
   const SampledCosts& costs = sampled_costs;
   const auto channels = static_cast<double>(geometry.channels_per_group());
   const auto terms = static_cast<double>(geometry.taps() * geometry.outputs_per_group());
@@ -78,15 +80,14 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
   const SynapseKernels& kernels = detail::pick_synapse_kernels();
   GatherPlan plan(geometry, GatherPlan::Rows::readers);
   GatherProduct product = {};
-  product.panels =
-      pack_weights(kernels, geometry, sampled ? PackFor::sampled : PackFor::backward, weight);
-  if (images == 0) return;
   product.rows = plan.of_values(grad_currents, images);
   product.columns = geometry.channels_per_group();
   product.scale = 1;
   product.mask = mask;
   product.out = grad_inputs;
   product.method = sampled ? Method::sampled : method_of(kernel, false);
+  add_weights(kernels, geometry, sampled ? PackFor::sampled : PackFor::backward, weight, product);
+  if (images == 0) return;
   product.choice = kernels.choose_product(product.rows, product.columns, product.method);
   plan.add_runs(product.choice, product.rows);
   kernels.gather_product(product);

@@ -17,10 +17,9 @@ void require_weights(const Geometry& geometry, const float* weight, const float*
 void run(const Geometry& geometry, GatherPlan& plan, const float* weight, GatherProduct& product) {
   const SynapseKernels& kernels = detail::pick_synapse_kernels();
   const bool tables = product.method == Method::tables;
-  product.panels =
-      pack_weights(kernels, geometry, tables ? PackFor::tables : PackFor::forward, weight);
-  if (product.rows.images == 0) return;
   product.columns = geometry.outputs_per_group();
+  add_weights(kernels, geometry, tables ? PackFor::tables : PackFor::forward, weight, product);
+  if (product.rows.images == 0) return;
   product.choice = kernels.choose_product(product.rows, product.columns, product.method);
   plan.add_runs(product.choice, product.rows);
   kernels.gather_product(product);

@@ -137,17 +137,23 @@ Method method_of(Kernel kernel, bool has_tables) {
   }
 }
 
-const float* pack_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
-                          const float* weight) {
-  const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
-                             geometry.channels_per_group(), geometry.taps()};
-  const auto floats = static_cast<std::size_t>(kernels.packed_size(shape, use));
-  auto* const panels = static_cast<float*>(scratch(ScratchSlot::weights, floats * sizeof(float)));
-  // Packing looks at every weight anyway; only when it finds fault are they read again.
-  if (!kernels.pack_weights(shape, use, weight, panels)) {
-    require_finite("weight", weight, geometry.weights());
+void add_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
+                 const float* weight, GatherProduct& product) {
+  product.weight = weight;
+  product.transposed = use == PackFor::backward;
+  bool finite = true;
+  if (kernels.reads_in_place(product)) {
+    finite = kernels.all_finite(weight, geometry.weights());
+  } else {
+    const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
+                               geometry.channels_per_group(), geometry.taps()};
+    const auto floats = static_cast<std::size_t>(kernels.packed_size(shape, use));
+    auto* const panels = static_cast<float*>(scratch(ScratchSlot::weights, floats * sizeof(float)));
+    finite = kernels.pack_weights(shape, use, weight, panels);
+    product.panels = panels;
   }
-  return panels;
+  // Only when one of them found fault are the weights read again.
+  if (!finite) require_finite("weight", weight, geometry.weights());
 }
 
 }  // namespace h2learn

@@ -44,9 +44,9 @@ class GatherPlan {
 /// for a kernel that computes only other products.
 Method method_of(Kernel kernel, bool has_tables);
 
-/// The weights in panels, in this thread's scratch memory (slot `weights`). Throws
-/// std::invalid_argument when one is not finite.
-const float* pack_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
-                          const float* weight);
+/// Gives the product its weights: where they are, or in panels in this thread's scratch memory
+/// (slot `weights`). Throws std::invalid_argument when one is not finite.
+void add_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
+                 const float* weight, GatherProduct& product);
 
 }  // namespace h2learn

@@ -70,6 +70,9 @@ struct GatheredRows {
   Windows windows;
 };
 
+/// A linear layer of so few images uses a packed weight hardly more than once.
+constexpr std::int64_t few_images = 224;
+
 /// How the work is to be done (kernel.hpp).
 /// `sampled`: only where the mask has a bit, each element a sum of its own.
 enum class Method { by_density, event, dense, tables, sampled };
@@ -91,7 +94,9 @@ struct Tables {
 struct GatherProduct {
   GatheredRows rows;
   std::int64_t columns;       ///< of one group
-  const float* panels;        ///< as pack_weights() left them
+  const float* panels;        ///< as pack_weights() left them; null: `weight` is read in place
+  const float* weight;        ///< torch's order
+  bool transposed;            ///< of `weight` [outputs, channels], columns are channels
   float scale;                ///< of counts; ignored for floats
   const float* bias;          ///< [groups * columns] or null; not together with a mask
   const std::uint64_t* mask;  ///< [images, words of positions * groups * columns] or null
@@ -130,6 +135,10 @@ struct WeightShape {
 enum class PackFor { forward, backward, tables, sampled };
 
 struct SynapseKernels {
+  bool (*all_finite)(const float* values, std::int64_t count);
+  /// Whether gather_product() reads the product's `weight` in place: a linear layer with so few
+  /// images that each weight would be packed to be used once.
+  bool (*reads_in_place)(const GatherProduct& product);
   /// Floats that pack_weights() needs.
   std::int64_t (*packed_size)(const WeightShape& shape, PackFor use);
   /// Returns false when a weight is not finite.

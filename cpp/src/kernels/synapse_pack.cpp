@@ -193,6 +193,21 @@ void clear_zero_rows(const WeightShape& shape, const PanelLayout& layout, float*
 
 namespace H2LEARN_TARGET {
 
+bool all_finite(const float* values, std::int64_t count) {
+  constexpr std::int64_t piece = std::int64_t{1} << 14;
+  int bad = 0;
+#pragma omp parallel for schedule(static) reduction(| : bad) if (count > parallel_weights)
+  for (std::int64_t begin = 0; begin < count; begin += piece) {
+    const std::int64_t end = least(begin + piece, count);
+    Ints flaws = {};
+    for (std::int64_t i = begin; i < end; i += lanes) {
+      flaws |= not_finite(load_first(values + i, end - i));
+    }
+    bad |= static_cast<int>(any(flaws));
+  }
+  return bad == 0;
+}
+
 std::int64_t packed_size(const WeightShape& shape, PackFor use) {
   if (use == PackFor::sampled) {
     return shape.groups * shape.channels * round_up(shape.taps * shape.outputs, dot_block);
