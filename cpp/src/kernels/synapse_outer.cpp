@@ -38,8 +38,10 @@ struct Cut {
   std::int64_t term_chunks;
   std::int64_t columns;  ///< of a task, a multiple of panel_columns
   std::int64_t column_chunks;
-  std::int64_t padded;  ///< columns of a group, whole vectors
-  std::int64_t sums;    ///< floats of all sums
+  std::int64_t padded;    ///< columns of a group, whole vectors
+  std::int64_t sums;      ///< floats of all sums
+  std::int64_t stride;    ///< floats from one row of sums to the next
+  bool finished_by_task;  ///< a task's sums are final, and its own memory holds them
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
@@ -69,6 +71,8 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.terms = round_up(whole ? length : blocks_of(length, chunks), 64);
   if (rows.values != nullptr) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
+  result.finished_by_task = result.stretches == 1 && product.taps == 1;
+  result.stride = result.finished_by_task ? result.columns : result.padded;
   return result;
 }
 
@@ -90,11 +94,19 @@ struct OuterMemory {
   PreparedRows prepared;
   float* panel;  ///< [sum_block + 1][panel_columns] gradients
   TableScratch tables;
+  float* sums;        ///< [terms][columns], where a task finishes its sums
+  float* plane_sums;  ///< the same, of one plane of several
 };
 
 OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver) {
   OuterMemory memory = {};
   const bool floats = product.rows.values != nullptr;
+  if (shape.finished_by_task) {
+    memory.sums = carver.take<float>(shape.terms * shape.stride);
+    if (product.rows.planes > 1) {
+      memory.plane_sums = carver.take<float>(shape.terms * shape.stride);
+    }
+  }
   if (product.method == Method::tables) {
     const std::int64_t tile = least(product.tables.inputs * product.tables.rows, shape.positions);
     memory.transposed = carve_transposed(carver, false, shape.terms, tile);
@@ -169,17 +181,17 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
   }
   if (has_plane(product.choice.scatter, plane)) {
     scatter_gradients<vectors>(product.rows, plane, position, depth, gradients, memory.scattered,
-                               sums + column, shape.padded, first);
+                               sums + column, shape.stride, first);
   } else if (has_plane(product.choice.windows, plane)) {
     add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
-                         gradients, sums + column, shape.padded, first);
+                         gradients, sums + column, shape.stride, first);
   } else {
     add_panel<vectors>(memory.prepared, product.rows.values != nullptr, gradients, sums + column,
-                       shape.padded, first);
+                       shape.stride, first);
   }
 }
 
-/// sums[terms][padded] = the sums of one task, from `sums` of its first term and column.
+/// sums[terms][stride] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
                  std::int64_t plane, OuterMemory& memory, float* sums) {
   const std::int64_t end = task.first_position + task.positions;
@@ -204,7 +216,7 @@ void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
   const std::int64_t inputs = product.tables.inputs;
   const std::int64_t tile = inputs * product.tables.rows;
   for (std::int64_t k = 0; k < task.terms; ++k) {
-    for (std::int64_t n = 0; n < task.columns; ++n) sums[k * shape.padded + n] = 0;
+    for (std::int64_t n = 0; n < task.columns; ++n) sums[k * shape.stride + n] = 0;
   }
   for (std::int64_t done = 0; done < task.positions; done += tile) {
     const std::int64_t positions = least(tile, task.positions - done);
@@ -220,10 +232,10 @@ void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
       const Terms rows = {gradients, stride, product.columns - first};
       if (task.columns - column > lanes) {
         add_tables<panel_vectors>(rows, positions, inputs, task.terms, memory.tables, sums + column,
-                                  shape.padded);
+                                  shape.stride);
       } else {
         add_tables<1>(rows, positions, inputs, task.terms, memory.tables, sums + column,
-                      shape.padded);
+                      shape.stride);
       }
     }
   }
@@ -244,6 +256,40 @@ Task task_of(const OuterProduct& product, const Cut& shape, std::int64_t stretch
           least(shape.terms, product.rows.length - term),
           column,
           least(shape.columns, shape.padded - column)};
+}
+
+void sum_task(const OuterProduct& product, const Cut& shape, const Task& task, std::int64_t plane,
+              OuterMemory& memory, float* sums) {
+  if (product.method == Method::tables) {
+    sum_tables(product, shape, task, plane, memory, sums);
+  } else {
+    sum_stretch(product, shape, task, plane, memory, sums);
+  }
+}
+
+/// Everything that one task computes, to grad_weight. Called by every thread of a team.
+void finish_by_task(const OuterProduct& product, const Cut& shape, OuterMemory& memory) {
+  const std::int64_t length = product.rows.length;
+#pragma omp for schedule(dynamic)
+  for (std::int64_t t = 0; t < shape.tasks(product); ++t) {
+    const Task task = task_of(product, shape, 0, t);
+    sum_task(product, shape, task, 0, memory, memory.sums);
+    for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
+      sum_task(product, shape, task, plane, memory, memory.plane_sums);
+      const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
+      for (std::int64_t k = 0; k < task.terms; ++k) {
+        for (std::int64_t n = k * shape.stride; n < k * shape.stride + task.columns; n += lanes) {
+          store(memory.sums + n, load(memory.sums + n) + weight * load(memory.plane_sums + n));
+        }
+      }
+    }
+    H2LEARN_TARGET::unpack_task(
+        memory.sums, shape.stride, task.terms,
+        least(task.columns, product.columns - task.first_column), product.scale,
+        product.grad_weight + (task.group * product.columns + task.first_column) * length +
+            task.first_term,
+        length);
+  }
 }
 
 /// total = or += each of `count` sums in turn.
@@ -270,11 +316,7 @@ void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane
       float* const sums = wave + t / tasks * shape.sums +
                           (task.group * product.rows.length + task.first_term) * shape.padded +
                           task.first_column;
-      if (product.method == Method::tables) {
-        sum_tables(product, shape, task, plane, memory, sums);
-      } else {
-        sum_stretch(product, shape, task, plane, memory, sums);
-      }
+      sum_task(product, shape, task, plane, memory, sums);
     }
     if (wave != total) add_stretches(wave, count, shape.sums, begin == 0, total);
   }
@@ -308,6 +350,15 @@ void outer_product(const OuterProduct& product) {
   carve(product, shape, sizes);
   char* const memory = static_cast<char*>(
       scratch(ScratchSlot::operands, static_cast<std::size_t>(threads) * sizes.used()));
+  if (shape.finished_by_task) {
+#pragma omp parallel num_threads(threads)
+    {
+      Carver carver(memory + static_cast<std::size_t>(omp_get_thread_num()) * sizes.used());
+      OuterMemory mine = carve(product, shape, carver);
+      finish_by_task(product, shape, mine);
+    }
+    return;
+  }
   const std::int64_t buffers = 1 + (planes > 1 ? 1 : 0) + (shape.stretches > 1 ? wave : 0);
   float* const sums = static_cast<float*>(
       scratch(ScratchSlot::output, static_cast<std::size_t>(buffers * shape.sums) * sizeof(float)));

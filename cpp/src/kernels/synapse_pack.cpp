@@ -252,5 +252,21 @@ void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t s
   }
 }
 
+void unpack_task(const float* sums, std::int64_t stride, std::int64_t terms, std::int64_t outputs,
+                 float scale, float* to, std::int64_t to_stride) {
+  for (std::int64_t column = 0; column < outputs; column += lanes) {
+    for (std::int64_t term = 0; term < terms; term += lanes) {
+      Floats tile[lanes] = {};
+      for (int i = 0; i < lanes && term + i < terms; ++i) {
+        tile[i] = load(sums + (term + i) * stride + column) * scale;
+      }
+      transpose(tile);
+      for (int i = 0; i < lanes && column + i < outputs; ++i) {
+        store_first(to + (column + i) * to_stride + term, tile[i], terms - term);
+      }
+    }
+  }
+}
+
 }  // namespace H2LEARN_TARGET
 }  // namespace h2learn

@@ -19,4 +19,8 @@ bool all_finite(const float* values, std::int64_t count);
 void unpack_gradient(const WeightShape& shape, const float* sums, std::int64_t stride, float scale,
                      float* grad_weight);
 
+/// The same for `terms` terms of one tap times `outputs` outputs: to[output * to_stride + term].
+void unpack_task(const float* sums, std::int64_t stride, std::int64_t terms, std::int64_t outputs,
+                 float scale, float* to, std::int64_t to_stride);
+
 }  // namespace h2learn::H2LEARN_TARGET

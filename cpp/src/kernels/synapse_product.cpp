@@ -13,6 +13,7 @@
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_window.hpp"
 #include "kernels/synapse_workspace.hpp"
+#include "kernels/transpose.hpp"
 #include "scratch.hpp"
 
 namespace h2learn {
@@ -20,7 +21,7 @@ namespace {
 
 /// Rows of a task: enough to use a panel often once it is near, few enough for their lists and
 /// their expanded bits to stay in the second-level cache.
-constexpr std::int64_t task_rows = 224;
+constexpr std::int64_t task_rows = few_images;
 
 /// Tasks a thread should find, so that it does not wait long for the others, as long as they
 /// have rows enough to be worth it.
@@ -59,6 +60,7 @@ struct ProductMemory {
   PreparedRows prepared;
   TableScratch tables;
   NeededRows* needed;  ///< of each tile of dot_rows rows
+  float* panels;       ///< of one block and the task's columns, where weights are read in place
   float* sums;         ///< [rows][sums_stride]
   float* plane_sums;   ///< the same, of one plane of several
 };
@@ -94,6 +96,9 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
   if (product.choice.scatter != 0) memory.block = carver.take<float>(rows * panel_columns);
+  if (product.panels == nullptr) {
+    memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
+  }
   memory.prepared = carve_rows(carver, rows, floats, product.method);
   if (floats) {
     memory.values = carver.take<float>(rows * sum_block);
@@ -188,6 +193,52 @@ void scatter_windows(const GatherProduct& product, const PanelLayout& layout, co
   }
 }
 
+/// The panels of one block and the task's columns, from weights in torch's order.
+void pack_in_place(const GatherProduct& product, const Task& task, std::int64_t term,
+                   std::int64_t depth, float* panels) {
+  const std::int64_t row = product.transposed ? product.columns : product.rows.length;
+  for (std::int64_t column = 0; column < task.columns; column += lanes) {
+    const std::int64_t panel = column / panel_columns * panel_columns;
+    const std::int64_t width = least(panel_columns, task.columns - panel);
+    float* const to = panels + panel * (depth + 1) + column - panel;
+    store(to + depth * width, Floats{});
+    if (product.transposed) continue;
+    const std::int64_t first = task.first_column + column;
+    const float* const from = product.weight + first * row + term;
+    const std::int64_t outputs = least(lanes, product.columns - first);
+    for (std::int64_t k = 0; k < depth; k += lanes) {
+      Floats tile[lanes];
+      for (int i = 0; i < lanes; ++i) {
+        tile[i] = i < outputs ? load_first(from + i * row + k, depth - k) : Floats{};
+      }
+      transpose(tile);
+      for (int i = 0; i < lanes && k + i < depth; ++i) store(to + (k + i) * width, tile[i]);
+    }
+  }
+  // A row at a time: each may lie on a page of its own, where no processor fetches ahead by itself.
+  constexpr std::int64_t ahead = 8;
+  for (std::int64_t k = 0; product.transposed && k < depth; ++k) {
+    const float* const from = product.weight + (term + k) * row + task.first_column;
+    for (std::int64_t column = 0; column < task.columns; column += lanes) {
+      const std::int64_t panel = column / panel_columns * panel_columns;
+      const std::int64_t width = least(panel_columns, task.columns - panel);
+      if (k + ahead < depth) __builtin_prefetch(from + ahead * row + column);
+      store(panels + panel * (depth + 1) + k * width + column - panel,
+            load_first(from + column, product.columns - task.first_column - column));
+    }
+  }
+}
+
+/// The panels of the block that starts at `term`, from the task's first column.
+const float* panels_of(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                       std::int64_t term, ProductMemory& memory) {
+  if (product.panels != nullptr) {
+    return product.panels + layout.panel(task.group, term, task.first_column);
+  }
+  pack_in_place(product, task, term, layout.depth(term), memory.panels);
+  return memory.panels;
+}
+
 void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Task& task,
               std::int64_t plane, ProductMemory& memory, float* sums) {
   const std::int64_t length = product.rows.length;
@@ -201,9 +252,8 @@ void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Tas
           memory.bits + (term - begin) / sum_block * task.rows * block_words;
       prepare_rows({bits, nullptr, task.rows, layout.depth(term)}, product.method,
                    task.columns / lanes, memory.prepared);
-      add_block(memory.prepared, false,
-                product.panels + layout.panel(task.group, term, task.first_column), task.columns,
-                sums, task.stride, term == 0);
+      add_block(memory.prepared, false, panels_of(product, layout, task, term, memory),
+                task.columns, sums, task.stride, term == 0);
     }
   }
 }
@@ -214,8 +264,7 @@ void sum_values(const GatherProduct& product, const PanelLayout& layout, const T
     gather_values(product.rows, task.group, task.first_row, task.rows, term, memory.values);
     prepare_rows({nullptr, memory.values, task.rows, layout.depth(term)}, product.method,
                  task.columns / lanes, memory.prepared);
-    add_block(memory.prepared, true,
-              product.panels + layout.panel(task.group, term, task.first_column), task.columns,
+    add_block(memory.prepared, true, panels_of(product, layout, task, term, memory), task.columns,
               sums, task.stride, term == 0);
   }
 }
@@ -383,11 +432,17 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   const std::int64_t most_rows = sampled ? sampled_rows : task_rows;
   Cut shape = {};
   shape.task_columns = sampled ? sampled_columns : task_columns;
+  if (product.panels == nullptr) {
+    // All rows in one task, so that each weight is read once; threads share the columns.
+    const std::int64_t share = blocks_of(layout.padded(), threads * tasks_per_thread);
+    shape.task_columns = least(task_columns, round_up(share, panel_columns));
+  }
   shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
   shape.sums_stride = least(layout.padded(), shape.task_columns) + stride_slack;
   const std::int64_t all_rows = rows.images * rows.positions;
   const std::int64_t share = threads == 1 ? most_rows : all_rows / (threads * tasks_per_thread);
-  const std::int64_t wanted = least(most(share, least_task_rows), most_rows);
+  const std::int64_t wanted =
+      product.panels == nullptr ? most_rows : least(most(share, least_task_rows), most_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
   const std::int64_t unit =
       (product.choice.windows | product.choice.scatter) != 0 ? rows.windows.width : 1;
@@ -424,6 +479,17 @@ namespace H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
   return choose(rows, method, columns, can_scatter(rows) ? &costs.next_output : nullptr);
+}
+
+bool reads_in_place(const GatherProduct& product) {
+  const GatheredRows& rows = product.rows;
+  const Windows& windows = rows.windows;
+  const bool one_tap =
+      windows.runs != nullptr && windows.window_height == 1 && windows.window_width == 1;
+  const bool packs_nothing_else =
+      product.method != Method::tables && product.method != Method::sampled;
+  return one_tap && packs_nothing_else && rows.groups == 1 && rows.planes == 1 &&
+         rows.positions == 1 && rows.images <= task_rows;
 }
 
 void gather_product(const GatherProduct& product) {

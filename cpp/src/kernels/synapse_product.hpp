@@ -7,6 +7,8 @@ namespace h2learn::H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method);
 
+bool reads_in_place(const GatherProduct& product);
+
 void gather_product(const GatherProduct& product);
 
 }  // namespace h2learn::H2LEARN_TARGET
