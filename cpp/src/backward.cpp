@@ -29,7 +29,8 @@ constexpr double least_nonzero = 0.25;
 /// Part of the floats that are not zero, by a few thousand of them.
 double estimate_nonzero(const float* values, std::int64_t count) {
   constexpr std::int64_t looked_at = 4096;
-  const std::int64_t step = std::max<std::int64_t>(count / looked_at, 1);
+  // Odd, so that it does not keep to a few channels.
+  const std::int64_t step = count / looked_at | 1;
   std::int64_t seen = 0;
   std::int64_t set = 0;
   for (std::int64_t i = 0; i < count; i += step, ++seen) set += values[i] != 0;

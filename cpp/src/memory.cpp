@@ -18,6 +18,9 @@
 #endif
 
 namespace h2learn {
+
+using Piece = Block::Piece;
+
 namespace {
 
 constexpr std::int64_t page = 4096;
@@ -44,46 +47,39 @@ void* allocate(std::int64_t size) {
   return data;
 }
 
-struct Piece {
-  void* data;
-  std::int64_t size;
-};
-
 class Pool {
  public:
-  void* take(std::int64_t size) {
+  Piece take(std::int64_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    // The piece freed last is the likeliest to be in a cache still.
-    const auto found = std::find_if(free_.rbegin(), free_.rend(),
-                                    [size](const Piece& piece) { return piece.size == size; });
-    void* data = nullptr;
-    if (found != free_.rend()) {
-      data = found->data;
-      free_bytes_ -= size;
-      free_.erase(std::next(found).base());
+    Piece piece = {nullptr, size};
+    const auto found = find_free(size);
+    if (found != free_.end()) {
+      piece = *found;
+      free_bytes_ -= piece.size;
+      free_.erase(found);
     } else {
-      const std::int64_t allowed = std::max(highest_, in_use_ + size);
+      const std::int64_t allowed = std::max(highest_ + highest_ / 2, in_use_ + size);
       drop_oldest_until(allowed - in_use_ - size);
-      data = allocate(size);
-      if (data == nullptr) {
+      piece.data = allocate(size);
+      if (piece.data == nullptr) {
         drop_oldest_until(0);
-        data = allocate(size);
+        piece.data = allocate(size);
       }
-      if (data == nullptr) throw std::bad_alloc();
+      if (piece.data == nullptr) throw std::bad_alloc();
     }
-    in_use_ += size;
+    in_use_ += piece.size;
     highest_ = std::max(highest_, in_use_);
-    return data;
+    return piece;
   }
 
-  void give(void* data, std::int64_t size) noexcept {
+  void give(Piece piece) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
-    in_use_ -= size;
+    in_use_ -= piece.size;
     try {
-      free_.push_back({data, size});
-      free_bytes_ += size;
+      free_.push_back(piece);
+      free_bytes_ += piece.size;
     } catch (const std::bad_alloc&) {
-      std::free(data);
+      std::free(piece.data);
     }
   }
 
@@ -101,6 +97,17 @@ class Pool {
   std::mutex& mutex() { return mutex_; }
 
  private:
+  /// The smallest free piece that is large enough and not more than twice as large; of equals the
+  /// one freed last, the likeliest to be in a cache still.
+  std::list<Piece>::iterator find_free(std::int64_t size) {
+    auto best = free_.end();
+    for (auto piece = free_.begin(); piece != free_.end(); ++piece) {
+      if (piece->size < size || piece->size > 2 * size) continue;
+      if (best == free_.end() || piece->size <= best->size) best = piece;
+    }
+    return best;
+  }
+
   void drop_oldest_until(std::int64_t bytes) {
     while (free_bytes_ > bytes) {
       std::free(free_.front().data);
@@ -146,8 +153,8 @@ MemoryStatistics memory_statistics() { return pool().statistics(); }
 void release_free_blocks() { pool().release(); }
 
 Block::Block(std::int64_t bytes)
-    : bytes_(require_bytes(bytes)), size_(size_of_piece(bytes)), data_(pool().take(size_)) {}
+    : bytes_(require_bytes(bytes)), piece_(pool().take(size_of_piece(bytes))) {}
 
-Block::~Block() { pool().give(data_, size_); }
+Block::~Block() { pool().give(piece_); }
 
 }  // namespace h2learn

@@ -2,8 +2,9 @@
 // allocates again in the next one; the system hands out fresh pages, which cost several times
 // what a kernel needs to fill them, so large results live in blocks of this pool instead.
 //
-// The pool never holds more than was in use at once at the highest point since the last
-// release_free_blocks(): what is allocated beyond that takes the place of free blocks.
+// The pool never holds more than one and a half times what was in use at once at the highest point
+// since the last release_free_blocks(): what is allocated beyond that takes the place of free blocks.
+// The half is for a step's different sizes, which one after the other do not fit each other's place.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace h2learn {
 
 /// Bytes, of the whole process.
 struct MemoryStatistics {
-  std::int64_t in_use;   ///< blocks that somebody holds
+  std::int64_t in_use;   ///< pieces of memory whose blocks somebody holds
   std::int64_t free;     ///< blocks kept to be handed out again
   std::int64_t highest;  ///< the most that was ever in use at once
   std::int64_t scratch;  ///< what kernels keep from call to call, of all threads
@@ -34,13 +35,18 @@ class Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  void* data() const { return data_; }
+  /// What a block lies in.
+  struct Piece {
+    void* data;
+    std::int64_t size;
+  };
+
+  void* data() const { return piece_.data; }
   std::int64_t bytes() const { return bytes_; }
 
  private:
   std::int64_t bytes_;
-  std::int64_t size_;  ///< of the piece of memory behind it
-  void* data_;
+  Piece piece_;
 };
 
 }  // namespace h2learn
