@@ -3,8 +3,9 @@
 // what a kernel needs to fill them, so large results live in blocks of this pool instead.
 //
 // The pool never holds more than one and a half times what was in use at once at the highest point
-// since the last release_free_blocks(): what is allocated beyond that takes the place of free blocks.
-// The half is for a step's different sizes, which one after the other do not fit each other's place.
+// since the last release_free_blocks(): what is allocated beyond that takes the place of free
+// blocks. The half is for a step's different sizes, which one after the other do not fit each
+// other's place.
 #pragma once
 
 #include <cstdint>
