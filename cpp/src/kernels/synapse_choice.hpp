@@ -13,10 +13,10 @@
 namespace h2learn {
 namespace {
 
-/// What a row of one block costs, in units of multiplying and adding one vector. Measured on one
-/// Zen 5 core with AVX-512: the kernels of bench/synapse_bench.cpp timed by events and densely at
-/// 1 to 70 % density, and the constants fitted to where the two cross for 1 to 49 vectors of
-/// columns.
+/// What a row of one block costs, in units of multiplying and adding one vector. Measured by timing
+/// the kernels by events and densely and fitting the constants to where the two cross: on one Zen 5
+/// core with AVX-512 at 1 to 70 % density for 1 to 49 vectors of columns, on one Zen 3 core with
+/// AVX2 at 10 to 70 % for 2 to 128 vectors. Narrower vectors have AVX2's.
 struct Costs {
   float gather_row;   ///< gathering a row, which windows spare
   float list_bit;     ///< looking at one bit for a list
@@ -28,8 +28,14 @@ struct Costs {
   float next_output;  ///< scattering: going to one of these sums, an output's
   float next_weight;  ///< the same, a weight's gradient: the next bit often adds to it, too
   float bit_scatter;  ///< scattering: adding one vector
+  float narrow;       ///< multiplying and adding one vector where rows of windows are short
 };
-constexpr Costs costs = {250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 15, 2};
+constexpr Costs costs = vector_bytes == 64
+                            ? Costs{250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 15, 2, 1}
+                            : Costs{250, 0.25F, 10, 1.2F, 1.6F, 40, 30, 2.7F, 15, 2, 1.2F};
+
+/// Windows in a row up to which they are short: they leave registers of a tile without work.
+constexpr std::int64_t narrow_windows = 8;
 
 /// Multiply-adds below which a second thread costs more than it saves.
 constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
@@ -124,7 +130,9 @@ inline Approach approach_for(const GatheredRows& rows, Method method, std::int64
     by_events = Approach::scatter;
     cost = cost_of_scatter(row, taps, *next_sum);
   }
-  return method == Method::event || cost < cost_of_dense(row) ? by_events : Approach::windows;
+  const float dense =
+      cost_of_dense(row) * (rows.windows.width <= narrow_windows ? costs.narrow : 1.0F);
+  return method == Method::event || cost < dense ? by_events : Approach::windows;
 }
 
 inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
