@@ -52,6 +52,7 @@ bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_
                const std::uint64_t* mask) {
   const std::int64_t features = images * geometry.in_features();
   if (mask == nullptr || features == 0) return false;
+  // These read their weights in place (SynapseKernels::reads_in_place), which sampling could not.
   const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
   if (linear && images <= few_images) return false;
   const SampledCosts& costs = sampled_costs;

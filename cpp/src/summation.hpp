@@ -22,8 +22,8 @@
 namespace h2learn {
 
 constexpr std::int64_t blocks_per_stretch = 16;
+constexpr std::int64_t stretch_positions = sum_block * blocks_per_stretch;
 constexpr int dot_lanes = 16;
 constexpr std::int64_t dot_block = 256;
-constexpr std::int64_t stretch_positions = sum_block * blocks_per_stretch;
 
 }  // namespace h2learn

@@ -2,8 +2,9 @@
 
 Currents and gradients of a training step are large, live shortly, and come in the same sizes in the
 next step. Fresh pages cost several times what a kernel needs to fill them, so h2learn's operators
-take tensors of a MiB or more from a pool of their own. It never holds more than one and
-a half times what was in use at once at the highest point.
+take tensors of a MiB or more from a pool of their own. It never holds more than one and a
+half times what was in use at once at the highest point; a tensor counts as the piece of memory that
+it lies in, which may be twice its size.
 """
 
 from __future__ import annotations

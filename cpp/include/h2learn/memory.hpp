@@ -4,8 +4,8 @@
 //
 // The pool never holds more than one and a half times what was in use at once at the highest point
 // since the last release_free_blocks(): what is allocated beyond that takes the place of free
-// blocks. The half is for a step's different sizes, which one after the other do not fit each
-// other's place.
+// blocks. A block may lie in a piece up to twice its size, and counts as that piece. The half is
+// for a step's different sizes, which one after the other do not fit each other's place.
 #pragma once
 
 #include <cstdint>

@@ -54,6 +54,19 @@ H2LEARN_INLINE std::int64_t weights_of(const WeightShape& shape) {
 /// Elements that one thread packs at a time of one vector of outputs.
 constexpr std::int64_t element_chunk = 1024;
 
+/// tile[e] = element e of each of `outputs` rows, `stride` apart, of which `count` elements are
+/// left; zeros beyond. Returns all ones in lanes that met a number that is not finite.
+H2LEARN_INLINE Ints load_elements(const float* rows, std::int64_t stride, std::int64_t outputs,
+                                  std::int64_t count, Floats* tile) {
+  Ints flaws = {};
+  for (int i = 0; i < lanes; ++i) {
+    tile[i] = i < outputs ? load_first(rows + i * stride, count) : Floats{};
+    flaws |= not_finite(tile[i]);
+  }
+  transpose(tile);
+  return flaws;
+}
+
 /// Columns are outputs: `lanes` outputs x `lanes` elements are transposed in registers.
 bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const float* weight,
                   float* panels) {
@@ -74,12 +87,7 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
       Ints flaws = {};
       for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
         Floats tile[lanes];
-        for (int i = 0; i < lanes; ++i) {
-          tile[i] =
-              i < outputs ? load_first(rows + i * elements + element, end - element) : Floats{};
-          flaws |= not_finite(tile[i]);
-        }
-        transpose(tile);
+        flaws |= load_elements(rows + element, elements, outputs, end - element, tile);
         for (int i = 0; i < lanes && element + i < end; ++i, place.advance()) {
           store(panels + layout.element(group, place.term(), column), tile[i]);
         }
@@ -151,12 +159,7 @@ bool pack_sampled(const WeightShape& shape, const float* weight, float* packed) 
       Ints flaws = {};
       for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
         Floats tile[lanes];
-        for (int i = 0; i < lanes; ++i) {
-          tile[i] =
-              i < outputs ? load_first(rows + i * elements + element, end - element) : Floats{};
-          flaws |= not_finite(tile[i]);
-        }
-        transpose(tile);
+        flaws |= load_elements(rows + element, elements, outputs, end - element, tile);
         for (int i = 0; i < lanes && element + i < end; ++i) {
           const std::int64_t term = tap * shape.outputs + output;
           if (outputs == lanes && term % dot_block + lanes <= dot_block) {
