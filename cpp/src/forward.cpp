@@ -52,6 +52,7 @@ void forward(const Geometry& geometry, const PackedView& spikes, float scale, co
   GatherProduct product = {};
   product.rows = plan.of_spikes(spikes);
   product.scale = scale;
+  product.rounds_once = spikes.planes > 1;
   product.bias = bias;
   product.out = currents;
   product.method = method_of(kernel, true);
@@ -76,6 +77,7 @@ void forward(const Geometry& geometry, const float* inputs, std::int64_t images,
   GatherProduct product = {};
   product.rows = plan.of_values(inputs, images);
   product.scale = 1;
+  product.rounds_once = true;
   product.bias = bias;
   product.out = currents;
   product.method = method_of(kernel, false);

@@ -30,8 +30,7 @@ void require_between(const char* name, std::int64_t value, std::int64_t least, s
 constexpr std::int64_t most_elements = std::int64_t{1} << 31;
 
 void validate(const PackedView& packed) {
-  // A float32 holds every integer of 24 bits: counts unpack exactly.
-  require_between("planes", packed.planes, 1, 24);
+  require_between("planes", packed.planes, 1, most_planes);
   require_between("rows", packed.rows, 0, most_elements);
   require_between("features", packed.features, 0, most_elements);
 }

@@ -8,9 +8,6 @@
 namespace h2learn {
 namespace {
 
-/// A count's bit planes; more would not be exact in a float32 current.
-constexpr std::int64_t max_planes = 24;
-
 void require_between(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
     throw std::invalid_argument(std::string(name) + " must be " + std::to_string(least) + " to " +
@@ -64,7 +61,7 @@ void require_finite(const char* name, float value) {
 }
 
 void require_spikes(const Geometry& geometry, const PackedView& spikes) {
-  require_between("planes", spikes.planes, 1, max_planes);
+  require_between("planes", spikes.planes, 1, most_planes);
   require_images("rows", spikes.rows);
   if (spikes.features != geometry.in_features()) {
     throw std::invalid_argument("features must be in_height * in_width * in_channels = " +

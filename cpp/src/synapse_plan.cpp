@@ -22,8 +22,7 @@ GatherPlan::GatherPlan(const Geometry& geometry, Rows rows) : geometry_(geometry
 }
 
 void GatherPlan::add_runs(Choice choice, GatheredRows& rows) {
-  const std::uint32_t planes = ~std::uint32_t{0} >> (32 - rows.planes);
-  if ((choice.windows | choice.scatter) == planes) return;
+  if (choice != Choice::gather) return;
   const std::vector<std::int32_t> source_of_tap =
       kind_ == Rows::windows ? geometry_.input_of_output() : geometry_.output_of_input();
   const std::int64_t taps = geometry_.taps();

@@ -25,7 +25,7 @@ class GatherPlan {
   GatheredRows of_spikes(const PackedView& spikes) const;
   GatheredRows of_values(const float* values, std::int64_t images) const;
 
-  /// Makes the runs, in time proportional to positions * taps, unless no plane is gathered.
+  /// Makes the runs, in time proportional to positions * taps, unless nothing is gathered.
   void add_runs(Choice choice, GatheredRows& rows);
 
  private:

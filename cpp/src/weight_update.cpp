@@ -22,6 +22,7 @@ void run(const Geometry& geometry, GatherPlan& plan, const GatheredRows& rows, f
   product.taps = geometry.taps();
   product.gradients = grad_currents;
   product.scale = scale;
+  product.rounds_once = rows.planes > 1;
   product.grad_weight = grad_weight;
   product.method = method;
   product.tables = tables;

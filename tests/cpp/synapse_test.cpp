@@ -59,8 +59,8 @@ Floats run_weight_update(const Layer& layer, const Floats& inputs, const Floats&
   return grad_weight;
 }
 
-/// Like expect_same_everywhere for products of two floats, which the baseline rounds twice where
-/// the reference and the other targets round once.
+/// Like expect_same_everywhere for gradients that products of two floats add up to, which the
+/// baseline rounds twice where the reference and the other targets round once.
 template <typename Compute>
 void expect_same_but_for_fma(Compute compute) {
   const Floats expected = [&] {
@@ -162,13 +162,14 @@ TEST(Synapse, EventAndDenseForwardAreTheSameBits) {
   });
 }
 
-TEST(Synapse, ForwardOfAnalogInputsAgreesEverywhere) {
+TEST(Synapse, ForwardOfAnalogInputsIsTheSameBitsEverywhere) {
   for_each_case([](const Layer& layer, double density) {
     const Floats inputs = sparse_floats(layer.images * layer.geometry.in_features(), density, 12);
     const Floats weight = weights_of(layer.geometry, 13);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 14);
     for (Kernel kernel : kernels) {
-      expect_same_but_for_fma([&] { return run_forward(layer, inputs, weight, bias, kernel); });
+      expect_same_everywhere(
+          [&] { return bits_of(run_forward(layer, inputs, weight, bias, kernel)); });
     }
   });
 }

@@ -3,11 +3,11 @@
 // Order of additions (event and dense kernels; part of the contract, so that the same network
 // gives the same spikes whatever the kernel, the instruction set and the number of threads).
 // Fan-in index k = tap * channels_per_group + c ascends. It is cut into blocks of `sum_block`
-// consecutive k. Within a block the sum starts at +0 and adds weights in ascending k; block sums
-// are added in ascending order, starting from the first; the bias is added last. For counts,
-// each bit plane is summed so, then currents = scale * (sum_0 + 2 sum_1 + 4 sum_2 + ...) (+ b).
-// Analog inputs use fused multiply-adds where the machine has them. Kernel::digits has an
-// arithmetic of its own (digits.hpp).
+// consecutive k. Within a block the sum starts at +0 and adds spike * weight, count * weight or
+// input * weight in ascending k, each product and its sum rounded once (a fused multiply-add); block
+// sums are added in ascending order, starting from the first; the total is multiplied by the scale
+// of spikes or counts; the bias is added last. Kernel::lut and Kernel::digits have arithmetics of
+// their own (kernel.hpp, digits.hpp).
 #pragma once
 
 #include <cstdint>

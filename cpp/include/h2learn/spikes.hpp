@@ -19,6 +19,9 @@ namespace h2learn {
 
 constexpr std::int64_t word_bits = 64;
 
+/// Of a count: a float32 holds every integer of so many bits.
+constexpr std::int64_t most_planes = 24;
+
 /// Words that hold `features` bits.
 constexpr std::int64_t words_for(std::int64_t features) {
   return (features + word_bits - 1) / word_bits;

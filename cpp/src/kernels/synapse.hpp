@@ -52,10 +52,11 @@ struct Windows {
   std::int64_t window_width;
 };
 
-/// Images and how rows are gathered from them. Exactly one of `words` and `values` is set.
+/// Images and how rows are gathered from them. Exactly one of `words` and `values` is set; words
+/// of one plane are spikes, of several counts, which are multiplied as floats are.
 struct GatheredRows {
   const Run* runs;                ///< of all positions, each position's by ascending target;
-                                  ///< null where no plane is gathered
+                                  ///< null where nothing is gathered
   const std::int32_t* first_run;  ///< [positions + 1]
   std::int64_t positions;         ///< rows of one image
   std::int64_t images;
@@ -77,11 +78,10 @@ constexpr std::int64_t few_images = 224;
 /// `sampled`: only where the mask has a bit, each element a sum of its own.
 enum class Method { by_density, event, dense, tables, sampled };
 
-/// Planes (floats count as one) that are not gathered: bit p stands for plane p.
-struct Choice {
-  std::uint32_t windows;  ///< multiplied densely, as windows
-  std::uint32_t scatter;  ///< added to the sums that a bit reaches, bit by bit
-};
+/// How the left operand is read.
+/// `windows`: multiplied densely, where it lies. `scatter`: added to the sums that a bit reaches,
+/// bit by bit.
+enum class Choice { gather, windows, scatter };
 
 /// Shape of the table engine (LutShape).
 struct Tables {
@@ -97,7 +97,8 @@ struct GatherProduct {
   const float* panels;        ///< as pack_weights() left them; null: `weight` is read in place
   const float* weight;        ///< torch's order
   bool transposed;            ///< of `weight` [outputs, channels], columns are channels
-  float scale;                ///< of counts; ignored for floats
+  float scale;                ///< of spikes and counts; 1 for floats
+  bool rounds_once;           ///< a product and its sum, also where the processor cannot
   const float* bias;          ///< [groups * columns] or null; not together with a mask
   const std::uint64_t* mask;  ///< [images, words of positions * groups * columns] or null
   float* out;                 ///< [images * positions, groups * columns]
@@ -114,6 +115,7 @@ struct OuterProduct {
   std::int64_t taps;
   const float* gradients;  ///< [images * positions, groups * columns]
   float scale;
+  bool rounds_once;  ///< as GatherProduct's
   float* grad_weight;
   Method method;
   Choice choice;

@@ -86,7 +86,7 @@ H2LEARN_INLINE void add_to(float* sums, const Floats* block, bool first) {
   }
 }
 
-template <int vectors, bool weighted>
+template <int vectors, bool weighted, bool once>
 inline void add_events(const Lists& lists, const float* panel, float* sums, std::int64_t stride,
                        bool first) {
   const char* const base = reinterpret_cast<const char*>(panel);
@@ -106,7 +106,8 @@ inline void add_events(const Lists& lists, const float* panel, float* sums, std:
         for (int v = 0; v < vectors; ++v) {
           const Floats terms = load(row + v * lanes);
           if constexpr (weighted) {
-            block[r][v] = multiply_add(broadcast(values[r * length + entry]), terms, block[r][v]);
+            const Floats value = broadcast(values[r * length + entry]);
+            block[r][v] = multiply_add<once>(value, terms, block[r][v]);
           } else {
             block[r][v] += terms;
           }
@@ -140,7 +141,7 @@ H2LEARN_INLINE void for_each_tile(std::int64_t count, Visit visit) {
   }
 }
 
-template <int rows, int vectors>
+template <int rows, int vectors, bool once>
 inline void multiply_tile(const float* values, const float* panel, std::int64_t depth, float* sums,
                           std::int64_t stride, bool first) {
   Floats block[rows][vectors] = {};
@@ -152,45 +153,48 @@ inline void multiply_tile(const float* values, const float* panel, std::int64_t 
     for (int r = 0; r < rows; ++r) {
       const Floats value = broadcast(values[r * sum_block + k]);
       H2LEARN_UNROLL
-      for (int v = 0; v < vectors; ++v) block[r][v] = multiply_add(value, terms[v], block[r][v]);
+      for (int v = 0; v < vectors; ++v) {
+        block[r][v] = multiply_add<once>(value, terms[v], block[r][v]);
+      }
     }
   }
   H2LEARN_UNROLL
   for (int r = 0; r < rows; ++r) add_to<vectors>(sums + r * stride, block[r], first);
 }
 
-template <int vectors>
+template <int vectors, bool once>
 inline void multiply_rows(const PreparedRows& rows, const float* panel, float* sums,
                           std::int64_t stride, bool first) {
   for_each_tile<tile_rows<vectors>>(rows.rows, [&]<int count>(std::int64_t r) {
-    multiply_tile<count, vectors>(rows.dense + r * sum_block, panel, rows.depth, sums + r * stride,
-                                  stride, first);
+    multiply_tile<count, vectors, once>(rows.dense + r * sum_block, panel, rows.depth,
+                                        sums + r * stride, stride, first);
   });
 }
 
 /// sums[rows][stride] += rows * panel (= when it is the first block).
-template <int vectors>
+template <int vectors, bool once>
 inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel, float* sums,
                       std::int64_t stride, bool first) {
   if (!rows.event) {
-    multiply_rows<vectors>(rows, panel, sums, stride, first);
+    multiply_rows<vectors, once>(rows, panel, sums, stride, first);
   } else if (weighted) {
-    add_events<vectors, true>(rows.lists, panel, sums, stride, first);
+    add_events<vectors, true, once>(rows.lists, panel, sums, stride, first);
   } else {
-    add_events<vectors, false>(rows.lists, panel, sums, stride, first);
+    add_events<vectors, false, once>(rows.lists, panel, sums, stride, first);
   }
 }
 
 /// All panels of a block: panels[depth + 1][columns] cut into panel_columns-wide panels, the last
 /// one narrower when `columns` (a multiple of lanes) says so.
+template <bool once>
 inline void add_block(const PreparedRows& rows, bool weighted, const float* panels,
                       std::int64_t columns, float* sums, std::int64_t stride, bool first) {
   for (std::int64_t column = 0; column < columns; column += panel_columns) {
     const float* const panel = panels + column * (rows.depth + 1);
     if (columns - column > lanes) {
-      add_panel<panel_vectors>(rows, weighted, panel, sums + column, stride, first);
+      add_panel<panel_vectors, once>(rows, weighted, panel, sums + column, stride, first);
     } else {
-      add_panel<1>(rows, weighted, panel, sums + column, stride, first);
+      add_panel<1, once>(rows, weighted, panel, sums + column, stride, first);
     }
   }
 }

@@ -54,10 +54,6 @@ inline bool has_windows(const GatheredRows& rows) {
          rows.windows.width <= most_windows;
 }
 
-inline bool has_plane(std::uint32_t planes, std::int64_t plane) {
-  return (planes >> plane & 1) != 0;
-}
-
 /// A row of `depth` terms, of which a part `density` is set, times `vectors` vectors of columns.
 struct RowOfTerms {
   bool bits;
@@ -83,13 +79,16 @@ inline float cost_of_scatter(const RowOfTerms& row, float taps, float next_sum) 
          (panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter);
 }
 
-/// Part of one plane's bits that are set.
-inline float density_of_bits(const GatheredRows& rows, std::int64_t plane) {
-  const std::int64_t words = rows.images * rows.words_per_image;
-  const std::uint64_t* const from = rows.words + plane * words;
+/// Part of the spikes or counts that are not zero.
+inline float density_of_words(const GatheredRows& rows) {
+  const std::int64_t words = plane_words(rows);
   std::int64_t set = 0;
 #pragma omp parallel for schedule(static) reduction(+ : set) if (words > 1 << 16)
-  for (std::int64_t i = 0; i < words; ++i) set += __builtin_popcountll(from[i]);
+  for (std::int64_t i = 0; i < words; ++i) {
+    std::uint64_t any = 0;
+    for (std::int64_t plane = 0; plane < rows.planes; ++plane) any |= rows.words[plane * words + i];
+    set += __builtin_popcountll(any);
+  }
   return static_cast<float>(set) / static_cast<float>(most(words, 1) * 64);
 }
 
@@ -109,41 +108,26 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
-enum class Approach { gather, windows, scatter };
-
-/// How a plane (of floats: the values) is multiplied. `next_sum`: see cost_of_scatter; null where
-/// scattering is impossible.
-inline Approach approach_for(const GatheredRows& rows, Method method, std::int64_t plane,
-                             std::int64_t columns, const float* next_sum) {
+/// `next_sum`: see cost_of_scatter; null where scattering is impossible.
+inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
+                     const float* next_sum) {
   if (!has_windows(rows) || method == Method::tables || method == Method::sampled) {
-    return Approach::gather;
+    return Choice::gather;
   }
-  if (method == Method::dense) return Approach::windows;
-  const bool bits = rows.words != nullptr;
-  const RowOfTerms row = {bits, bits ? density_of_bits(rows, plane) : density_of_values(rows),
-                          static_cast<float>(least(rows.length, sum_block)),
+  if (method == Method::dense) return Choice::windows;
+  const float density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
+  const RowOfTerms row = {is_bits(rows), density, static_cast<float>(least(rows.length, sum_block)),
                           static_cast<float>(blocks_of(columns, lanes))};
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
-  Approach by_events = Approach::gather;
+  Choice by_events = Choice::gather;
   float cost = costs.gather_row + cost_of_events(row);
   if (next_sum != nullptr && cost_of_scatter(row, taps, *next_sum) < cost) {
-    by_events = Approach::scatter;
+    by_events = Choice::scatter;
     cost = cost_of_scatter(row, taps, *next_sum);
   }
   const float dense =
       cost_of_dense(row) * (rows.windows.width <= narrow_windows ? costs.narrow : 1.0F);
-  return method == Method::event || cost < dense ? by_events : Approach::windows;
-}
-
-inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
-                     const float* next_sum) {
-  Choice choice = {};
-  for (std::int64_t plane = 0; plane < rows.planes; ++plane) {
-    const Approach approach = approach_for(rows, method, plane, columns, next_sum);
-    if (approach == Approach::windows) choice.windows |= std::uint32_t{1} << plane;
-    if (approach == Approach::scatter) choice.scatter |= std::uint32_t{1} << plane;
-  }
-  return choice;
+  return method == Method::event || cost < dense ? by_events : Choice::windows;
 }
 
 }  // namespace

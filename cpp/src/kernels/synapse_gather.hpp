@@ -33,6 +33,49 @@ H2LEARN_INLINE std::uint64_t bits_at(const std::uint64_t* words, std::int64_t be
   return bits & (~std::uint64_t{0} >> (64 - count));
 }
 
+/// True for rows of single bits; counts and floats are rows of values.
+H2LEARN_INLINE bool is_bits(const GatheredRows& rows) {
+  return rows.words != nullptr && rows.planes == 1;
+}
+
+/// Words from one plane to the next.
+H2LEARN_INLINE std::int64_t plane_words(const GatheredRows& rows) {
+  return rows.images * rows.words_per_image;
+}
+
+H2LEARN_INLINE const std::uint64_t* image_words(const GatheredRows& rows, std::int64_t plane,
+                                                std::int64_t image) {
+  return rows.words + plane * plane_words(rows) + image * rows.words_per_image;
+}
+
+/// 2^plane.
+H2LEARN_INLINE float plane_weight(std::int64_t plane) {
+  return static_cast<float>(std::int64_t{1} << plane);
+}
+
+/// `length` elements of an image, from element `begin`, as floats; returns the end. What are not
+/// floats already may write up to a vector too many.
+H2LEARN_INLINE float* copy_elements(const GatheredRows& from, std::int64_t image,
+                                    std::int64_t begin, std::int64_t length, float* to) {
+  if (from.words == nullptr) {
+    __builtin_memcpy(to, from.values + image * from.image_stride + begin,
+                     static_cast<std::size_t>(length) * sizeof(float));
+    return to + length;
+  }
+  const std::uint64_t* const words = image_words(from, 0, image);
+  for (std::int64_t i = 0; i < length; i += lanes) {
+    Floats value = {};
+    for (std::int64_t plane = 0; plane < from.planes; ++plane) {
+      const std::uint64_t bits =
+          bits_at(words + plane * plane_words(from), begin + i, least(lanes, length - i));
+      value += select(mask_of_bits(static_cast<std::uint32_t>(bits)),
+                      broadcast(plane_weight(plane)), Floats{});
+    }
+    store(to + i, value);
+  }
+  return to + length;
+}
+
 /// Visits, in order, the pieces of a row's runs that fall into elements [begin, end) of the row:
 /// visit(source, target - begin, length).
 template <typename Visit>
@@ -60,8 +103,7 @@ H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, st
   std::int64_t image = first / from.positions;
   std::int64_t position = first % from.positions;
   for (std::int64_t r = 0; r < count; ++r) {
-    const std::uint64_t* const words =
-        from.words + (plane * from.images + image) * from.words_per_image;
+    const std::uint64_t* const words = image_words(from, plane, image);
     const auto word_at = [&](std::int64_t target) {
       const std::int64_t word = target / 64;
       if (blocks == 1) return bits + r * row_words + word;
@@ -90,8 +132,9 @@ H2LEARN_INLINE void gather_bits(const GatheredRows& from, std::int64_t plane, st
   }
 }
 
-/// Floats of elements [begin, begin + block) of rows [first, first + count) of one group, to
-/// values[count][block]; behind the row's end there are zeros up to a multiple of a vector.
+/// Values of elements [begin, begin + block) of rows [first, first + count) of one group, to
+/// values[count][block]; behind the row's end there are zeros up to a multiple of a vector. May
+/// write up to a vector behind the last row.
 H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, std::int64_t first,
                                   std::int64_t count, std::int64_t begin, float* values,
                                   std::int64_t block = sum_block) {
@@ -100,14 +143,12 @@ H2LEARN_INLINE void gather_values(const GatheredRows& from, std::int64_t group, 
   std::int64_t image = first / from.positions;
   std::int64_t position = first % from.positions;
   for (std::int64_t r = 0; r < count; ++r, values += block) {
-    const float* const features =
-        from.values + image * from.image_stride + group * from.group_stride;
     std::int64_t done = 0;
     for_each_piece(from, position, begin, end,
                    [&](std::int64_t source, std::int64_t target, std::int64_t length) {
                      for (; done < target; ++done) values[done] = 0;
-                     __builtin_memcpy(values + done, features + source,
-                                      static_cast<std::size_t>(length) * sizeof(float));
+                     copy_elements(from, image, source + group * from.group_stride, length,
+                                   values + done);
                      done += length;
                    });
     for (; done < padded; ++done) values[done] = 0;

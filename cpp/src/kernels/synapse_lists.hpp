@@ -132,6 +132,15 @@ H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int32_t count,
   }
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/// The lanes that a byte has a bit for, first; zeros or others behind them.
+H2LEARN_INLINE Floats compress(Floats values, std::uint64_t byte) {
+  const Offsets offsets = byte_table.of_byte[byte] / vector_bytes;
+  const __m256i order = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(offsets));
+  return _mm256_permutevar8x32_ps(values, order);
+}
+#endif
+
 /// Appends offsets and values of one row's non-zeros. May write up to list_slack too many.
 H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint16_t* offsets,
                                 float* values) {
@@ -145,6 +154,14 @@ H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint1
                         _mm512_maskz_cvtepi32_epi16(0xFFFF, set));
     store(values, _mm512_maskz_compress_ps(mask, candidates));
     const int count = __builtin_popcount(mask);
+    offsets += count;
+    values += count;
+#elif defined(__AVX2__)
+    const std::uint64_t set = bits_of_mask(candidates != Floats{});
+    const auto base = static_cast<std::uint16_t>(k * vector_bytes);
+    *reinterpret_cast<UnalignedOffsets*>(offsets) = byte_table.of_byte[set] + base;
+    store(values, compress(candidates, set));
+    const int count = popcount(set);
     offsets += count;
     values += count;
 #else

@@ -62,14 +62,15 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.column_chunks = blocks_of(result.padded, result.columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
   // visits all of it at once.
-  const std::int64_t most_terms = rows.values != nullptr ? value_terms : bit_terms;
+  const bool bits = is_bits(rows) || product.method == Method::tables;
+  const std::int64_t most_terms = bits ? bit_terms : value_terms;
   const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
   const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
   const std::int64_t chunks =
       least(most(blocks_of(length, most_terms), wanted), blocks_of(length, 64));
-  const bool whole = product.choice.scatter != 0;
+  const bool whole = product.choice == Choice::scatter;
   result.terms = round_up(whole ? length : blocks_of(length, chunks), 64);
-  if (rows.values != nullptr) result.terms = value_terms;
+  if (!bits && !whole) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
   result.finished_by_task = result.stretches == 1 && product.taps == 1;
   result.stride = result.finished_by_task ? result.columns : result.padded;
@@ -95,21 +96,25 @@ struct OuterMemory {
   float* panel;  ///< [sum_block + 1][panel_columns] gradients
   TableScratch tables;
   float* sums;        ///< [terms][columns], where a task finishes its sums
-  float* plane_sums;  ///< the same, of one plane of several
+  float* plane_sums;  ///< the same, of one plane of several, where tables make them
 };
+
+/// Planes that are summed apart: the table engine reads single bits.
+std::int64_t summed_planes(const OuterProduct& product) {
+  return product.method == Method::tables ? product.rows.planes : 1;
+}
 
 OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver) {
   OuterMemory memory = {};
-  const bool floats = product.rows.values != nullptr;
   if (shape.finished_by_task) {
     memory.sums = carver.take<float>(shape.terms * shape.stride);
-    if (product.rows.planes > 1) {
+    if (summed_planes(product) > 1) {
       memory.plane_sums = carver.take<float>(shape.terms * shape.stride);
     }
   }
   if (product.method == Method::tables) {
     const std::int64_t tile = least(product.tables.inputs * product.tables.rows, shape.positions);
-    memory.transposed = carve_transposed(carver, false, shape.terms, tile);
+    memory.transposed = carve_transposed(carver, true, shape.terms, tile);
     memory.tables.index =
         carver.take<std::uint16_t>(shape.terms * blocks_of(tile, product.tables.inputs));
     memory.tables.table =
@@ -117,12 +122,19 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     memory.tables.levels = carver.take<float>(max_tree_levels * shape.terms * panel_columns);
     return memory;
   }
-  if (product.choice.windows != 0) memory.windows = carve_windows(carver, product.rows);
-  if (product.choice.scatter != 0) {
-    memory.scattered = carver.take<float>(product.rows.length * panel_columns);
+  switch (product.choice) {
+    case Choice::windows:
+      memory.windows = carve_windows(carver, product.rows);
+      break;
+    case Choice::scatter:
+      memory.scattered = carver.take<float>(product.rows.length * panel_columns);
+      break;
+    case Choice::gather:
+      const bool bits = is_bits(product.rows);
+      memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
+      memory.prepared = carve_rows(carver, shape.terms, bits, product.method);
+      break;
   }
-  memory.transposed = carve_transposed(carver, floats, shape.terms, sum_block);
-  memory.prepared = carve_rows(carver, shape.terms, floats, product.method);
   memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
   return memory;
 }
@@ -144,19 +156,18 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
 }
 
 /// One block of positions, from `position`, in the form that the chosen kernel reads.
-void prepare_block(const OuterProduct& product, const Task& task, std::int64_t plane,
-                   std::int64_t position, std::int64_t depth, OuterMemory& memory) {
-  const bool floats = product.rows.values != nullptr;
-  if (has_plane(product.choice.scatter, plane)) return;
-  if (has_plane(product.choice.windows, plane)) {
-    copy_windows(product.rows, plane, task.group, position, depth, memory.windows);
+void prepare_block(const OuterProduct& product, const Task& task, std::int64_t position,
+                   std::int64_t depth, OuterMemory& memory) {
+  if (product.choice == Choice::scatter) return;
+  if (product.choice == Choice::windows) {
+    copy_windows(product.rows, task.group, position, depth, memory.windows);
     return;
   }
-  if (floats) {
-    transpose_values(product.rows, task.group, position, depth, task.first_term, memory.transposed);
-  } else {
-    transpose_bits(product.rows, plane, task.group, position, depth, task.first_term,
+  if (is_bits(product.rows)) {
+    transpose_bits(product.rows, 0, task.group, position, depth, task.first_term,
                    task.first_term + task.terms, block_words, memory.transposed);
+  } else {
+    transpose_values(product.rows, task.group, position, depth, task.first_term, memory.transposed);
   }
   prepare_rows({memory.transposed.bits, memory.transposed.values, task.terms, depth},
                product.method, task.columns / lanes, memory.prepared);
@@ -165,45 +176,49 @@ void prepare_block(const OuterProduct& product, const Task& task, std::int64_t p
 /// Adds one block times `left` columns of its gradients, at most one panel of them.
 template <int vectors>
 void add_gradients(const OuterProduct& product, const Cut& shape, const Task& task,
-                   std::int64_t plane, std::int64_t position, std::int64_t depth,
-                   std::int64_t column, OuterMemory& memory, float* sums) {
+                   std::int64_t position, std::int64_t depth, std::int64_t column,
+                   OuterMemory& memory, float* sums) {
   const std::int64_t stride = product.rows.groups * product.columns;
   const float* gradients = product.gradients + position * stride + task.group * product.columns +
                            task.first_column + column;
   const bool first = position == task.first_position;
   // Gradients that are a panel already are read where they are; lists need the row of zeros.
-  const bool listed =
-      !has_plane(product.choice.windows, plane) && !has_plane(product.choice.scatter, plane);
-  if (listed || stride != vectors * lanes) {
+  if (product.choice == Choice::gather || stride != vectors * lanes) {
     pack_gradients<vectors>(gradients, stride, depth, product.columns - task.first_column - column,
                             memory.panel);
     gradients = memory.panel;
   }
-  if (has_plane(product.choice.scatter, plane)) {
-    scatter_gradients<vectors>(product.rows, plane, position, depth, gradients, memory.scattered,
-                               sums + column, shape.stride, first);
-  } else if (has_plane(product.choice.windows, plane)) {
-    add_windows<vectors>(product.rows.windows, memory.windows, task.first_term, task.terms,
-                         gradients, sums + column, shape.stride, first);
+  if (product.choice == Choice::scatter && is_bits(product.rows)) {
+    scatter_gradients<vectors, false>(product.rows, position, depth, gradients, memory.scattered,
+                                      sums + column, shape.stride, first);
+  } else if (product.choice == Choice::scatter) {
+    scatter_gradients<vectors, true>(product.rows, position, depth, gradients, memory.scattered,
+                                     sums + column, shape.stride, first);
   } else {
-    add_panel<vectors>(memory.prepared, product.rows.values != nullptr, gradients, sums + column,
-                       shape.stride, first);
+    visit_rounding(product.rounds_once, [&]<bool once>() {
+      if (product.choice == Choice::windows) {
+        add_windows<vectors, once>(product.rows.windows, memory.windows, task.first_term,
+                                   task.terms, gradients, sums + column, shape.stride, first);
+      } else {
+        add_panel<vectors, once>(memory.prepared, !is_bits(product.rows), gradients, sums + column,
+                                 shape.stride, first);
+      }
+    });
   }
 }
 
 /// sums[terms][stride] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
-                 std::int64_t plane, OuterMemory& memory, float* sums) {
+                 OuterMemory& memory, float* sums) {
   const std::int64_t end = task.first_position + task.positions;
   for (std::int64_t position = task.first_position; position < end; position += sum_block) {
     const std::int64_t depth = least(sum_block, end - position);
-    prepare_block(product, task, plane, position, depth, memory);
+    prepare_block(product, task, position, depth, memory);
     for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
       if (task.columns - column > lanes) {
-        add_gradients<panel_vectors>(product, shape, task, plane, position, depth, column, memory,
-                                     sums);
+        add_gradients<panel_vectors>(product, shape, task, position, depth, column, memory, sums);
       } else {
-        add_gradients<1>(product, shape, task, plane, position, depth, column, memory, sums);
+        add_gradients<1>(product, shape, task, position, depth, column, memory, sums);
       }
     }
   }
@@ -263,7 +278,7 @@ void sum_task(const OuterProduct& product, const Cut& shape, const Task& task, s
   if (product.method == Method::tables) {
     sum_tables(product, shape, task, plane, memory, sums);
   } else {
-    sum_stretch(product, shape, task, plane, memory, sums);
+    sum_stretch(product, shape, task, memory, sums);
   }
 }
 
@@ -274,9 +289,9 @@ void finish_by_task(const OuterProduct& product, const Cut& shape, OuterMemory& 
   for (std::int64_t t = 0; t < shape.tasks(product); ++t) {
     const Task task = task_of(product, shape, 0, t);
     sum_task(product, shape, task, 0, memory, memory.sums);
-    for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
+    for (std::int64_t plane = 1; plane < summed_planes(product); ++plane) {
       sum_task(product, shape, task, plane, memory, memory.plane_sums);
-      const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
+      const Floats weight = broadcast(plane_weight(plane));
       for (std::int64_t k = 0; k < task.terms; ++k) {
         for (std::int64_t n = k * shape.stride; n < k * shape.stride + task.columns; n += lanes) {
           store(memory.sums + n, load(memory.sums + n) + weight * load(memory.plane_sums + n));
@@ -303,8 +318,8 @@ void add_stretches(const float* sums, std::int64_t count, std::int64_t size, boo
   }
 }
 
-/// total = the sums of one plane. `wave` holds the sums of as many stretches as are worked on at
-/// a time; with one stretch it is `total` itself. Called by every thread of a team.
+/// total = the sums of one of summed_planes(). `wave` holds the sums of as many stretches as are
+/// worked on at a time; with one stretch it is `total` itself. Called by every thread of a team.
 void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane,
                std::int64_t wave_stretches, OuterMemory& memory, float* wave, float* total) {
   const std::int64_t tasks = shape.tasks(product);
@@ -324,7 +339,7 @@ void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane
 
 /// sums += 2^plane * plane_sums; called by every thread of a team.
 void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, float* sums) {
-  const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
+  const Floats weight = broadcast(plane_weight(plane));
 #pragma omp for schedule(static)
   for (std::int64_t i = 0; i < size; i += lanes) {
     store(sums + i, load(sums + i) + weight * load(plane_sums + i));
@@ -343,7 +358,7 @@ void outer_product(const OuterProduct& product) {
   const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
                                   product.rows.groups * product.rows.length);
   const Cut shape = cut(product, threads);
-  const std::int64_t planes = product.rows.planes;
+  const std::int64_t planes = summed_planes(product);
   const std::int64_t wave =
       least(shape.stretches, blocks_of(threads * tasks_per_thread, shape.tasks(product)));
   Carver sizes(nullptr);

@@ -18,16 +18,16 @@ struct TransposedRows {
   float* gathered_values;        ///< [sum_block][sum_block]
 };
 
-/// For `terms` (a multiple of 64; sum_block for floats) elements at `positions` positions.
-inline TransposedRows carve_transposed(Carver& carver, bool floats, std::int64_t terms,
+/// For `terms` (a multiple of 64; sum_block for values) elements at `positions` positions.
+inline TransposedRows carve_transposed(Carver& carver, bool bits, std::int64_t terms,
                                        std::int64_t positions) {
   TransposedRows rows = {};
-  if (floats) {
-    rows.values = carver.take<float>(terms * sum_block);
-    rows.gathered_values = carver.take<float>(sum_block * sum_block);
-  } else {
+  if (bits) {
     rows.bits = carver.take<std::uint64_t>(terms * most(blocks_of(positions, 64), block_words));
     rows.gathered_bits = carver.take<std::uint64_t>(positions * (terms / 64));
+  } else {
+    rows.values = carver.take<float>(terms * sum_block);
+    rows.gathered_values = carver.take<float>(sum_block * sum_block + lanes);
   }
   return rows;
 }

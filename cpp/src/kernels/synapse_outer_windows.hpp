@@ -31,8 +31,8 @@ inline BlockWindows carve_windows(Carver& carver, const GatheredRows& rows) {
 }
 
 /// Copies what the windows at positions [first, first + count) of all images see.
-inline void copy_windows(const GatheredRows& from, std::int64_t plane, std::int64_t group,
-                         std::int64_t first, std::int64_t count, BlockWindows& to) {
+inline void copy_windows(const GatheredRows& from, std::int64_t group, std::int64_t first,
+                         std::int64_t count, BlockWindows& to) {
   const Windows& windows = from.windows;
   const std::int64_t row_floats = padded_row(windows);
   const std::int64_t step = windows.stride_width * windows.channels;
@@ -44,7 +44,7 @@ inline void copy_windows(const GatheredRows& from, std::int64_t plane, std::int6
     const std::int64_t end = least(begin + count - done, from.positions);
     const std::int64_t first_row = begin / windows.width;
     const std::int64_t rows = (end - 1) / windows.width - first_row + 1;
-    copy_padded(from, plane, group, image, first_row, rows, padded);
+    copy_padded(from, group, image, first_row, rows, padded);
     for (std::int64_t position = begin; position < end;) {
       const std::int64_t x = position % windows.width;
       const std::int64_t spanned = least(windows.width - x, end - position);
@@ -60,7 +60,7 @@ inline void copy_windows(const GatheredRows& from, std::int64_t plane, std::int6
 
 /// sums[terms][stride] += windows' elements [first_term, first_term + terms) times the panel of
 /// the block's gradients.
-template <int vectors>
+template <int vectors, bool once>
 inline void add_windows(const Windows& windows, const BlockWindows& block, std::int64_t first_term,
                         std::int64_t terms, const float* gradients, float* sums,
                         std::int64_t stride, bool first) {
@@ -73,9 +73,9 @@ inline void add_windows(const Windows& windows, const BlockWindows& block, std::
     const std::int64_t end = least(run->target + run->length, end_term);
     if (begin >= end) continue;
     for_each_tile<tile_rows<vectors>>(end - begin, [&]<int rows>(std::int64_t term) {
-      multiply_positions<rows, vectors>(block.spans, block.span_count,
-                                        run->offset + begin + term - run->target, step, gradients,
-                                        sums + (begin + term - first_term) * stride, stride, first);
+      multiply_positions<rows, vectors, once>(
+          block.spans, block.span_count, run->offset + begin + term - run->target, step, gradients,
+          sums + (begin + term - first_term) * stride, stride, first);
     });
   }
 }

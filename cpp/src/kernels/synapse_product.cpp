@@ -1,8 +1,8 @@
 // The forward and the backward product: rows gathered from the images times packed weights.
 //
-// A task is a block of rows times a chunk of columns of one group. For each plane, block after
-// block of fan-in is gathered, prepared for the kernel that suits it, and multiplied with every
-// panel while it is in cache. Rows that are windows are not gathered where multiplying them in
+// A task is a block of rows times a chunk of columns of one group. Block after block of fan-in is
+// gathered, prepared for the kernel that suits it, and multiplied with every panel while it is in
+// cache. Rows that are windows are not gathered where multiplying them in
 // place pays, or scattering their bits. The sums stay in the thread's own memory until they are
 // finished.
 #include "kernels/synapse_product.hpp"
@@ -62,7 +62,7 @@ struct ProductMemory {
   NeededRows* needed;  ///< of each tile of dot_rows rows
   float* panels;       ///< of one block and the task's columns, where weights are read in place
   float* sums;         ///< [rows][sums_stride]
-  float* plane_sums;   ///< the same, of one plane of several
+  float* plane_sums;   ///< the same, of one plane of several, where tables make them
 };
 
 /// Floats of the padded copies of a task's images.
@@ -72,12 +72,11 @@ std::int64_t padded_size(const Windows& windows, const Cut& shape) {
 }
 
 ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carver) {
-  const bool floats = product.rows.values != nullptr;
   const std::int64_t rows = shape.task_rows;
   ProductMemory memory = {};
   memory.sums = carver.take<float>(rows * shape.sums_stride);
-  if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
   if (product.method == Method::tables) {
+    if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
     const std::int64_t tile =
         least(product.tables.inputs * product.tables.rows, product.rows.length);
     memory.bits = carver.take<std::uint64_t>(rows * blocks_of(tile, 64));
@@ -92,18 +91,18 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.needed = carver.take<NeededRows>(blocks_of(rows, dot_rows));
     return memory;
   }
-  if (product.choice.windows != 0) {
+  if (product.choice == Choice::windows) {
     memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
-  if (product.choice.scatter != 0) memory.block = carver.take<float>(rows * panel_columns);
+  if (product.choice == Choice::scatter) memory.block = carver.take<float>(rows * panel_columns);
   if (product.panels == nullptr) {
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
-  memory.prepared = carve_rows(carver, rows, floats, product.method);
-  if (floats) {
-    memory.values = carver.take<float>(rows * sum_block);
-  } else {
+  memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method);
+  if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
+  } else {
+    memory.values = carver.take<float>(rows * sum_block + lanes);
   }
   return memory;
 }
@@ -120,7 +119,7 @@ struct Task {
 
 /// Rows of a task that are whole rows of windows, of one or several images.
 void sum_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-                 std::int64_t plane, ProductMemory& memory, float* sums) {
+                 ProductMemory& memory, float* sums) {
   const Windows& windows = product.rows.windows;
   const std::int64_t image_rows = product.rows.positions;
   const std::int64_t first_image = task.first_row / image_rows;
@@ -130,7 +129,7 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
   const std::int64_t row_floats = padded_row(windows);
   const std::int64_t image_floats = padded_rows(windows, rows) * row_floats;
   for (std::int64_t i = 0; i < images; ++i) {
-    copy_padded(product.rows, plane, task.group, first_image + i, first, rows,
+    copy_padded(product.rows, task.group, first_image + i, first, rows,
                 memory.padded + i * image_floats);
   }
   for (std::int64_t term = 0; term < product.rows.length; term += sum_block) {
@@ -141,21 +140,23 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
         const float* const origin =
             memory.padded + r / rows * image_floats + r % rows * windows.stride_height * row_floats;
         float* const to = sums + r * windows.width * task.stride + column;
-        if (task.columns - column > lanes) {
-          multiply_window_row<panel_vectors>(windows, term / sum_block, first + r % rows, origin,
-                                             panel, to, task.stride, term == 0);
-        } else {
-          multiply_window_row<1>(windows, term / sum_block, first + r % rows, origin, panel, to,
-                                 task.stride, term == 0);
-        }
+        visit_rounding(product.rounds_once, [&]<bool once>() {
+          if (task.columns - column > lanes) {
+            multiply_window_row<panel_vectors, once>(windows, term / sum_block, first + r % rows,
+                                                     origin, panel, to, task.stride, term == 0);
+          } else {
+            multiply_window_row<1, once>(windows, term / sum_block, first + r % rows, origin, panel,
+                                         to, task.stride, term == 0);
+          }
+        });
       }
     }
   }
 }
 
-template <int vectors>
+template <int vectors, bool counts>
 void scatter_panel(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-                   std::int64_t plane, std::int64_t column, ProductMemory& memory, float* sums) {
+                   std::int64_t column, ProductMemory& memory, float* sums) {
   const std::int64_t image_rows = product.rows.positions;
   const std::int64_t width = product.rows.windows.width;
   const std::int64_t first = task.first_row % image_rows / width;
@@ -168,12 +169,12 @@ void scatter_panel(const GatherProduct& product, const PanelLayout& layout, cons
       const float* const panel =
           product.panels + layout.panel(task.group, term, task.first_column + column);
       if (term == 0) {
-        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end, panel,
-                                 to, task.stride);
+        scatter_weights<vectors, counts>(product.rows, image, first, rows / width, term, end, panel,
+                                         to, task.stride);
       } else {
         constexpr std::int64_t block_stride = vectors * lanes;
-        scatter_weights<vectors>(product.rows, plane, image, first, rows / width, term, end, panel,
-                                 memory.block, block_stride);
+        scatter_weights<vectors, counts>(product.rows, image, first, rows / width, term, end, panel,
+                                         memory.block, block_stride);
         for (std::int64_t r = 0; r < rows; ++r) {
           add_row<vectors>(to + r * task.stride, memory.block + r * block_stride);
         }
@@ -182,13 +183,14 @@ void scatter_panel(const GatherProduct& product, const PanelLayout& layout, cons
   }
 }
 
+template <bool counts>
 void scatter_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-                     std::int64_t plane, ProductMemory& memory, float* sums) {
+                     ProductMemory& memory, float* sums) {
   for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
     if (task.columns - column > lanes) {
-      scatter_panel<panel_vectors>(product, layout, task, plane, column, memory, sums);
+      scatter_panel<panel_vectors, counts>(product, layout, task, column, memory, sums);
     } else {
-      scatter_panel<1>(product, layout, task, plane, column, memory, sums);
+      scatter_panel<1, counts>(product, layout, task, column, memory, sums);
     }
   }
 }
@@ -240,20 +242,20 @@ const float* panels_of(const GatherProduct& product, const PanelLayout& layout, 
 }
 
 void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-              std::int64_t plane, ProductMemory& memory, float* sums) {
+              ProductMemory& memory, float* sums) {
   const std::int64_t length = product.rows.length;
   constexpr std::int64_t gathered = gathered_blocks * sum_block;
   for (std::int64_t begin = 0; begin < length; begin += gathered) {
     const std::int64_t end = least(begin + gathered, length);
-    gather_bits(product.rows, plane, task.group, task.first_row, task.rows, begin, end, block_words,
+    gather_bits(product.rows, 0, task.group, task.first_row, task.rows, begin, end, block_words,
                 memory.bits);
     for (std::int64_t term = begin; term < end; term += sum_block) {
       const std::uint64_t* const bits =
           memory.bits + (term - begin) / sum_block * task.rows * block_words;
       prepare_rows({bits, nullptr, task.rows, layout.depth(term)}, product.method,
                    task.columns / lanes, memory.prepared);
-      add_block(memory.prepared, false, panels_of(product, layout, task, term, memory),
-                task.columns, sums, task.stride, term == 0);
+      add_block<false>(memory.prepared, false, panels_of(product, layout, task, term, memory),
+                       task.columns, sums, task.stride, term == 0);
     }
   }
 }
@@ -264,8 +266,10 @@ void sum_values(const GatherProduct& product, const PanelLayout& layout, const T
     gather_values(product.rows, task.group, task.first_row, task.rows, term, memory.values);
     prepare_rows({nullptr, memory.values, task.rows, layout.depth(term)}, product.method,
                  task.columns / lanes, memory.prepared);
-    add_block(memory.prepared, true, panels_of(product, layout, task, term, memory), task.columns,
-              sums, task.stride, term == 0);
+    const float* const panels = panels_of(product, layout, task, term, memory);
+    visit_rounding(product.rounds_once, [&]<bool once>() {
+      add_block<once>(memory.prepared, true, panels, task.columns, sums, task.stride, term == 0);
+    });
   }
 }
 
@@ -338,31 +342,24 @@ void sum_sampled(const GatherProduct& product, const Task& task, ProductMemory& 
   }
 }
 
-void sum_plane(const GatherProduct& product, const PanelLayout& layout, const Task& task,
-               std::int64_t plane, ProductMemory& memory, float* sums) {
-  if (product.method == Method::sampled) {
-    sum_sampled(product, task, memory, sums);
-  } else if (product.method == Method::tables) {
-    sum_tables(product, layout, task, plane, memory, sums);
-  } else if (has_plane(product.choice.windows, plane)) {
-    sum_windows(product, layout, task, plane, memory, sums);
-  } else if (has_plane(product.choice.scatter, plane)) {
-    scatter_windows(product, layout, task, plane, memory, sums);
-  } else if (product.rows.values != nullptr) {
-    sum_values(product, layout, task, memory, sums);
-  } else {
-    sum_bits(product, layout, task, plane, memory, sums);
-  }
-}
-
 /// sums += 2^plane * plane_sums.
 void add_plane(const Task& task, std::int64_t plane, const float* plane_sums, float* sums) {
-  const Floats weight = broadcast(static_cast<float>(std::int64_t{1} << plane));
+  const Floats weight = broadcast(plane_weight(plane));
   for (std::int64_t r = 0; r < task.rows; ++r) {
     for (std::int64_t column = 0; column < task.columns; column += lanes) {
       const std::int64_t i = r * task.stride + column;
       store(sums + i, load(sums + i) + weight * load(plane_sums + i));
     }
+  }
+}
+
+/// The engine reads single bits: counts come to it plane by plane.
+void sum_by_tables(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+                   ProductMemory& memory) {
+  sum_tables(product, layout, task, 0, memory, memory.sums);
+  for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
+    sum_tables(product, layout, task, plane, memory, memory.plane_sums);
+    add_plane(task, plane, memory.plane_sums, memory.sums);
   }
 }
 
@@ -418,10 +415,20 @@ void finish(const GatherProduct& product, const Task& task, const float* sums) {
 
 void run_task(const GatherProduct& product, const PanelLayout& layout, const Task& task,
               ProductMemory& memory) {
-  sum_plane(product, layout, task, 0, memory, memory.sums);
-  for (std::int64_t plane = 1; plane < product.rows.planes; ++plane) {
-    sum_plane(product, layout, task, plane, memory, memory.plane_sums);
-    add_plane(task, plane, memory.plane_sums, memory.sums);
+  if (product.method == Method::sampled) {
+    sum_sampled(product, task, memory, memory.sums);
+  } else if (product.method == Method::tables) {
+    sum_by_tables(product, layout, task, memory);
+  } else if (product.choice == Choice::windows) {
+    sum_windows(product, layout, task, memory, memory.sums);
+  } else if (product.choice == Choice::scatter && is_bits(product.rows)) {
+    scatter_windows<false>(product, layout, task, memory, memory.sums);
+  } else if (product.choice == Choice::scatter) {
+    scatter_windows<true>(product, layout, task, memory, memory.sums);
+  } else if (is_bits(product.rows)) {
+    sum_bits(product, layout, task, memory, memory.sums);
+  } else {
+    sum_values(product, layout, task, memory, memory.sums);
   }
   finish(product, task, memory.sums);
 }
@@ -444,8 +451,7 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   const std::int64_t wanted =
       product.panels == nullptr ? most_rows : least(most(share, least_task_rows), most_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.
-  const std::int64_t unit =
-      (product.choice.windows | product.choice.scatter) != 0 ? rows.windows.width : 1;
+  const std::int64_t unit = product.choice == Choice::gather ? 1 : rows.windows.width;
   shape.images = most(wanted / rows.positions, 1);
   shape.image_tasks =
       shape.images > 1 ? 1 : blocks_of(rows.positions, most(round_up(wanted, unit), unit));
@@ -488,8 +494,8 @@ bool reads_in_place(const GatherProduct& product) {
       windows.runs != nullptr && windows.window_height == 1 && windows.window_width == 1;
   const bool packs_nothing_else =
       product.method != Method::tables && product.method != Method::sampled;
-  return one_tap && packs_nothing_else && rows.groups == 1 && rows.planes == 1 &&
-         rows.positions == 1 && rows.images <= task_rows;
+  return one_tap && packs_nothing_else && rows.groups == 1 && rows.positions == 1 &&
+         rows.images <= task_rows;
 }
 
 void gather_product(const GatherProduct& product) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "h2learn/spikes.hpp"
 #include "kernels/synapse_block.hpp"
 #include "kernels/synapse_choice.hpp"
 #include "kernels/synapse_gather.hpp"
@@ -23,7 +24,7 @@ constexpr std::int64_t most_row_bits = std::int64_t{1} << 16;
 /// Fan-in up to which a block's sums for each weight stay near.
 constexpr std::int64_t most_scattered = 1024;
 
-/// True for spikes whose windows move by one, without holes and groups.
+/// True for spikes and counts whose windows move by one, without holes and groups.
 inline bool can_scatter(const GatheredRows& rows) {
   const Windows& windows = rows.windows;
   return rows.words != nullptr && has_windows(rows) && rows.groups == 1 &&
@@ -42,32 +43,41 @@ class ColumnOfBit {
   std::int64_t inverse_;
 };
 
-/// Calls visit(column, channel, begin, end) for each set bit of row `y` of an image that is seen
-/// by windows whose first column is in [left, right]: they see it through their columns
-/// [begin, end). `column` counts from the padding's first.
-template <typename Visit>
-H2LEARN_INLINE void for_each_bit(const Windows& windows, const std::uint64_t* words, std::int64_t y,
-                                 std::int64_t left, std::int64_t right, Visit visit) {
+/// Calls visit(value, column, channel, begin, end) for each spike (or count that is not 0) in row
+/// `y` of an image that is seen by windows whose first column is in [left, right]: they see it
+/// through their columns [begin, end). `column` counts from the padding's first; spikes have the
+/// value 1.
+template <bool counts, typename Visit>
+H2LEARN_INLINE void for_each_spike(const GatheredRows& from, std::int64_t image, std::int64_t y,
+                                   std::int64_t left, std::int64_t right, Visit visit) {
+  const Windows& windows = from.windows;
+  const std::uint64_t* const words = image_words(from, 0, image);
   const ColumnOfBit column_of(windows.channels);
   const std::int64_t row = y * windows.image_width * windows.channels;
   const std::int64_t first = most(0, left - windows.left) * windows.channels;
   const std::int64_t last =
       least(windows.image_width, right - windows.left + windows.window_width) * windows.channels;
   for (std::int64_t piece = first; piece < last; piece += 64) {
-    std::uint64_t set = bits_at(words, row + piece, least(64, last - piece));
+    const std::int64_t bits = least(64, last - piece);
+    std::uint64_t set = bits_at(words, row + piece, bits);
+    std::uint64_t plane_bits[most_planes] = {set};
+    for (std::int64_t plane = 1; counts && plane < from.planes; ++plane) {
+      plane_bits[plane] = bits_at(words + plane * plane_words(from), row + piece, bits);
+      set |= plane_bits[plane];
+    }
     for (; set != 0; set &= set - 1) {
-      const std::int64_t bit = piece + __builtin_ctzll(set);
+      const int number = __builtin_ctzll(set);
+      std::uint64_t value = counts ? 0 : 1;
+      for (std::int64_t plane = 0; counts && plane < from.planes; ++plane) {
+        value |= (plane_bits[plane] >> number & 1) << plane;
+      }
+      const std::int64_t bit = piece + number;
       const std::int64_t column = column_of(bit);
       const std::int64_t padded = column + windows.left;
-      visit(padded, bit - column * windows.channels, most(0, padded - right),
-            least(windows.window_width, padded - left + 1));
+      visit(static_cast<float>(value), padded, bit - column * windows.channels,
+            most(0, padded - right), least(windows.window_width, padded - left + 1));
     }
   }
-}
-
-H2LEARN_INLINE const std::uint64_t* image_bits(const GatheredRows& from, std::int64_t plane,
-                                               std::int64_t image) {
-  return from.words + (plane * from.images + image) * from.words_per_image;
 }
 
 template <int vectors>
@@ -75,6 +85,16 @@ H2LEARN_INLINE void add_row(float* to, const float* terms) {
   H2LEARN_UNROLL
   for (int v = 0; v < vectors; ++v) {
     store(to + v * lanes, load(to + v * lanes) + load(terms + v * lanes));
+  }
+}
+
+/// to += value * terms.
+template <int vectors>
+H2LEARN_INLINE void add_row(float* to, float value, const float* terms) {
+  H2LEARN_UNROLL
+  for (int v = 0; v < vectors; ++v) {
+    store(to + v * lanes,
+          multiply_add_once(broadcast(value), load(terms + v * lanes), load(to + v * lanes)));
   }
 }
 
@@ -88,15 +108,13 @@ H2LEARN_INLINE void clear_rows(std::int64_t rows, float* to, std::int64_t stride
 
 /// sums[rows][width][stride] of `rows` rows of windows from `first`: the terms [begin, end) of one
 /// block, for one panel of weights.
-template <int vectors>
-inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::int64_t image,
-                            std::int64_t first, std::int64_t rows, std::int64_t begin,
-                            std::int64_t end, const float* panel, float* sums,
-                            std::int64_t stride) {
+template <int vectors, bool counts>
+inline void scatter_weights(const GatheredRows& from, std::int64_t image, std::int64_t first,
+                            std::int64_t rows, std::int64_t begin, std::int64_t end,
+                            const float* panel, float* sums, std::int64_t stride) {
   const Windows windows = from.windows;  // a copy: stores of sums cannot change it
   const std::int64_t channels = windows.channels;
   const std::int64_t taps = windows.window_width;
-  const std::uint64_t* const words = image_bits(from, plane, image);
   const std::int64_t step = channels * vectors * lanes;  // from one tap to the next
   // The block has the taps [begin / channels, end / channels) of a channel, and one later for
   // the channels that lie before the block's edge.
@@ -112,8 +130,8 @@ inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::i
     if (y < 0 || y >= windows.image_height) continue;
     const std::int64_t first_row = most(begin_row, r - rows + 1);
     const std::int64_t last_row = least(end_row, r + 1);
-    const auto add_bit = [&](std::int64_t column, std::int64_t channel, std::int64_t first_column,
-                             std::int64_t last_column) {
+    const auto add_spike = [&](float value, std::int64_t column, std::int64_t channel,
+                               std::int64_t first_column, std::int64_t last_column) {
       const std::int64_t first_tap = begin_tap + (channel < begin_channel);
       const std::int64_t last_tap = end_tap + (channel < end_channel);
       const std::int64_t first_weight = first_row * taps * channels + channel - begin;
@@ -125,21 +143,25 @@ inline void scatter_weights(const GatheredRows& from, std::int64_t plane, std::i
             panel + first_weight * vectors * lanes + ((row - first_row) * taps + x_begin) * step;
         float* sum = sums + (first_sum - (row - first_row) * windows.width - x_begin) * stride;
         for (std::int64_t x = x_begin; x < x_end; ++x) {
-          add_row<vectors>(sum, weights);
+          if constexpr (counts) {
+            add_row<vectors>(sum, value, weights);
+          } else {
+            add_row<vectors>(sum, weights);
+          }
           weights += step;
           sum -= stride;
         }
       }
     };
-    for_each_bit(windows, words, y, 0, windows.width - 1, add_bit);
+    for_each_spike<counts>(from, image, y, 0, windows.width - 1, add_spike);
   }
 }
 
 /// sums[fan-in][stride] += the sums over `count` positions of all images from `first`, one block,
 /// for one panel of their gradients. `block` is memory for [fan-in] rows of a panel.
-template <int vectors>
-inline void scatter_gradients(const GatheredRows& from, std::int64_t plane, std::int64_t first,
-                              std::int64_t count, const float* gradients, float* block, float* sums,
+template <int vectors, bool counts>
+inline void scatter_gradients(const GatheredRows& from, std::int64_t first, std::int64_t count,
+                              const float* gradients, float* block, float* sums,
                               std::int64_t stride, bool is_first) {
   constexpr std::int64_t width = vectors * lanes;
   const Windows windows = from.windows;
@@ -151,18 +173,22 @@ inline void scatter_gradients(const GatheredRows& from, std::int64_t plane, std:
     const std::int64_t y = position / windows.width;
     const std::int64_t x = position % windows.width;
     const std::int64_t spanned = least(windows.width - x, count - done);
-    const std::uint64_t* const words = image_bits(from, plane, image);
     for (std::int64_t row = 0; row < windows.window_height; ++row) {
       const std::int64_t image_row = y - windows.top + row;
       if (image_row < 0 || image_row >= windows.image_height) continue;
-      const auto add_bit = [&](std::int64_t column, std::int64_t channel, std::int64_t begin,
-                               std::int64_t end) {
+      const auto add_spike = [&](float value, std::int64_t column, std::int64_t channel,
+                                 std::int64_t begin, std::int64_t end) {
         float* const to = block + row * windows.window_width * step + channel * width;
         for (std::int64_t tap = begin; tap < end; ++tap) {
-          add_row<vectors>(to + tap * step, gradients + (done + column - tap - x) * width);
+          const float* const terms = gradients + (done + column - tap - x) * width;
+          if constexpr (counts) {
+            add_row<vectors>(to + tap * step, value, terms);
+          } else {
+            add_row<vectors>(to + tap * step, terms);
+          }
         }
       };
-      for_each_bit(windows, words, image_row, x, x + spanned - 1, add_bit);
+      for_each_spike<counts>(from, image, image_row, x, x + spanned - 1, add_spike);
     }
     done += spanned;
   }

@@ -28,26 +28,10 @@ H2LEARN_INLINE float* fill_zeros(float* to, float* end) {
   return end;
 }
 
-/// Bits as floats; may write up to a vector too many.
-H2LEARN_INLINE float* copy_bits(const std::uint64_t* words, std::int64_t begin, std::int64_t length,
-                                float* to) {
-  const Floats one = broadcast(1.0F);
-  for (std::int64_t i = 0; i < length; i += lanes) {
-    const std::uint64_t bits = bits_at(words, begin + i, least(lanes, length - i));
-    store(to + i, select(mask_of_bits(static_cast<std::uint32_t>(bits)), one, Floats{}));
-  }
-  return to + length;
-}
-
-H2LEARN_INLINE float* copy_floats(const float* from, std::int64_t length, float* to) {
-  __builtin_memcpy(to, from, static_cast<std::size_t>(length) * sizeof(float));
-  return to + length;
-}
-
 /// The padded copy for rows [first, first + rows) of windows: [padded_rows][padded_row], and a
 /// vector of slack.
-inline void copy_padded(const GatheredRows& from, std::int64_t plane, std::int64_t group,
-                        std::int64_t image, std::int64_t first, std::int64_t rows, float* to) {
+inline void copy_padded(const GatheredRows& from, std::int64_t group, std::int64_t image,
+                        std::int64_t first, std::int64_t rows, float* to) {
   const Windows& windows = from.windows;
   const std::int64_t channels = windows.channels;
   const std::int64_t row_floats = padded_row(windows);
@@ -55,15 +39,6 @@ inline void copy_padded(const GatheredRows& from, std::int64_t plane, std::int64
   const std::int64_t begin = most(0, -windows.left);
   const std::int64_t end =
       most(begin, least(windows.image_width, row_floats / channels - windows.left));
-  const std::uint64_t* const words =
-      from.words == nullptr ? nullptr
-                            : from.words + (plane * from.images + image) * from.words_per_image;
-  const float* const values =
-      from.values == nullptr ? nullptr : from.values + image * from.image_stride;
-  const auto copy = [&](std::int64_t source, std::int64_t length) {
-    to = words != nullptr ? copy_bits(words, source, length, to)
-                          : copy_floats(values + source, length, to);
-  };
   for (std::int64_t r = 0; r < padded_rows(windows, rows); ++r) {
     float* const row_end = to + row_floats;
     const std::int64_t y = first * windows.stride_height + r - windows.top;
@@ -71,10 +46,11 @@ inline void copy_padded(const GatheredRows& from, std::int64_t plane, std::int64
       to = fill_zeros(to, to + (begin + windows.left) * channels);
       const std::int64_t source = (y * windows.image_width + begin) * channels * from.groups;
       if (from.groups == 1) {
-        copy(source, (end - begin) * channels);
+        to = copy_elements(from, image, source, (end - begin) * channels, to);
       } else {
         for (std::int64_t x = 0; x < end - begin; ++x) {
-          copy(source + (x * from.groups + group) * channels, channels);
+          to = copy_elements(from, image, source + (x * from.groups + group) * channels, channels,
+                             to);
         }
       }
     }
@@ -89,7 +65,7 @@ H2LEARN_INLINE bool in_image(const Windows& windows, const WindowRun& run, std::
 }
 
 /// `rows` neighbouring windows, `step` floats apart, times the terms of one block.
-template <int rows, int vectors>
+template <int rows, int vectors, bool once>
 inline void multiply_windows(const Windows& windows, std::int64_t block, std::int64_t y,
                              const float* origin, std::int64_t step, const float* panel,
                              float* sums, std::int64_t stride, bool first) {
@@ -113,7 +89,9 @@ inline void multiply_windows(const Windows& windows, std::int64_t block, std::in
       for (int r = 0; r < rows; ++r) {
         const Floats value = broadcast(from[r / 4][r % 4 * step]);
         H2LEARN_UNROLL
-        for (int v = 0; v < vectors; ++v) sum[r][v] = multiply_add(value, terms[v], sum[r][v]);
+        for (int v = 0; v < vectors; ++v) {
+          sum[r][v] = multiply_add<once>(value, terms[v], sum[r][v]);
+        }
       }
       H2LEARN_UNROLL
       for (int p = 0; p < pointers; ++p) ++from[p];
@@ -124,14 +102,14 @@ inline void multiply_windows(const Windows& windows, std::int64_t block, std::in
 }
 
 /// One row of windows times one panel.
-template <int vectors>
+template <int vectors, bool once>
 inline void multiply_window_row(const Windows& windows, std::int64_t block, std::int64_t y,
                                 const float* origin, const float* panel, float* sums,
                                 std::int64_t stride, bool first) {
   const std::int64_t step = windows.stride_width * windows.channels;
   for_each_tile<tile_rows<vectors>>(windows.width, [&]<int rows>(std::int64_t x) {
-    multiply_windows<rows, vectors>(windows, block, y, origin + x * step, step, panel,
-                                    sums + x * stride, stride, first);
+    multiply_windows<rows, vectors, once>(windows, block, y, origin + x * step, step, panel,
+                                          sums + x * stride, stride, first);
   });
 }
 
@@ -144,7 +122,7 @@ struct WindowSpan {
 
 /// `rows` consecutive elements of the windows (from `offset`), summed over the positions of one
 /// block: sums[rows][stride] += element * gradients.
-template <int rows, int vectors>
+template <int rows, int vectors, bool once>
 inline void multiply_positions(const WindowSpan* spans, std::int64_t count, std::int64_t offset,
                                std::int64_t step, const float* gradients, float* sums,
                                std::int64_t stride, bool first) {
@@ -161,7 +139,9 @@ inline void multiply_positions(const WindowSpan* spans, std::int64_t count, std:
       for (int r = 0; r < rows; ++r) {
         const Floats value = broadcast(element[r]);
         H2LEARN_UNROLL
-        for (int v = 0; v < vectors; ++v) sum[r][v] = multiply_add(value, terms[v], sum[r][v]);
+        for (int v = 0; v < vectors; ++v) {
+          sum[r][v] = multiply_add<once>(value, terms[v], sum[r][v]);
+        }
       }
     }
   }

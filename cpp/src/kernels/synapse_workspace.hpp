@@ -30,8 +30,8 @@ class Carver {
   std::size_t used_ = 0;
 };
 
-/// What prepare_rows() needs for blocks of `rows` rows; values only where rows are floats.
-inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool floats, Method method) {
+/// What prepare_rows() needs for blocks of `rows` rows; `bits`: rows are those, not values.
+inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool bits, Method method) {
   PreparedRows prepared = {};
   Lists& lists = prepared.lists;
   lists.counts = carver.take<std::int32_t>(rows);
@@ -39,9 +39,9 @@ inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool floats, M
     lists.order = carver.take<std::int32_t>(rows);
     lists.groups = carver.take<ListGroup>(blocks_of(rows, group_rows));
     lists.offsets = carver.take<std::uint16_t>(list_capacity(rows));
-    if (floats) lists.values = carver.take<float>(list_capacity(rows));
+    if (!bits) lists.values = carver.take<float>(list_capacity(rows));
   }
-  if (method != Method::event && !floats) prepared.expanded = carver.take<float>(rows * sum_block);
+  if (method != Method::event && bits) prepared.expanded = carver.take<float>(rows * sum_block);
   return prepared;
 }
 

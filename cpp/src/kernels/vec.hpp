@@ -91,7 +91,13 @@ H2LEARN_INLINE Ints lane_numbers() {
   return value;
 }
 
-/// a * b + c, rounded once where the instruction set can (the scalar reference always can).
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool has_fused = true;
+#else
+constexpr bool has_fused = false;
+#endif
+
+/// a * b + c, rounded once where the instruction set can.
 H2LEARN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -102,6 +108,50 @@ H2LEARN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #else
   return a * b + c;
 #endif
+}
+
+/// a * b + c, rounded once on every instruction set. Where it has no instruction for it, doubles
+/// hold the product exactly, and their sum is rounded to odd, which leaves the rounding to float
+/// the only one that counts (Boldo and Melquiond, IEEE Transactions on Computers 57(4), 2008).
+H2LEARN_INLINE Floats multiply_add_once(Floats a, Floats b, Floats c) {
+  if constexpr (has_fused) {
+    return multiply_add(a, b, c);
+  } else {
+    typedef double Doubles __attribute__((vector_size(2 * vector_bytes)));
+    typedef std::int64_t Longs __attribute__((vector_size(2 * vector_bytes)));
+    const Doubles product =
+        __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles);
+    const Doubles addend = __builtin_convertvector(c, Doubles);
+    Doubles sum = product + addend;
+    const Doubles added = sum - product;
+    const Doubles error = (product - (sum - added)) + (addend - added);
+    // Not error != 0, which holds for the NaN of an infinite sum.
+    const Longs inexact = (error < 0.0) | (error > 0.0);
+    Longs bits;
+    __builtin_memcpy(&bits, &sum, sizeof bits);
+    Longs error_bits;
+    __builtin_memcpy(&error_bits, &error, sizeof error_bits);
+    const Longs even = (bits & 1) == 0;
+    const Longs towards = ((error_bits ^ bits) >> 63) | 1;  // by the error's sign: 1 or -1
+    bits += inexact & even & towards;
+    __builtin_memcpy(&sum, &bits, sizeof sum);
+    return __builtin_convertvector(sum, Floats);
+  }
+}
+
+/// The one of them that is asked for.
+template <bool once>
+H2LEARN_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
+  return once ? multiply_add_once(a, b, c) : multiply_add(a, b, c);
+}
+
+/// Calls visit.operator()<once>(), which is false wherever multiply_add() rounds once anyway.
+template <typename Visit>
+H2LEARN_INLINE void visit_rounding(bool once, Visit visit) {
+  if constexpr (!has_fused) {
+    if (once) return visit.template operator()<true>();
+  }
+  visit.template operator()<false>();
 }
 
 /// Lanes of `yes` where the mask is all ones, of `no` where it is all zeros.

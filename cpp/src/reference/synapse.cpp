@@ -122,6 +122,17 @@ bool bit_at(const PackedView& spikes, std::int64_t plane, std::int64_t image,
   return (spikes.row(plane, image)[feature / word_bits] >> (feature % word_bits) & 1) != 0;
 }
 
+/// sum + count * factor, fused; nothing is added outside the image, whose feature is -1.
+float add_count(const PackedView& spikes, std::int64_t image, std::int64_t feature, float factor,
+                float sum) {
+  if (feature < 0) return sum;
+  std::int64_t count = 0;
+  for (std::int64_t plane = 0; plane < spikes.planes; ++plane) {
+    count |= std::int64_t{bit_at(spikes, plane, image, feature)} << plane;
+  }
+  return count == 0 ? sum : std::fma(static_cast<float>(count), factor, sum);
+}
+
 template <typename Current>
 void for_each_current(const Geometry& geometry, std::int64_t images, const float* bias,
                       float* currents, Current current) {
@@ -151,13 +162,10 @@ void forward(const Geometry& geometry, const PackedView& spikes, float scale, co
              const float* bias, float* currents) {
   const Windows windows(geometry);
   const auto current = [&](std::int64_t image, std::int64_t position, std::int64_t n) {
-    return scaled_planes(spikes.planes, scale, [&](std::int64_t plane) {
-      return blocked_sum(0, geometry.fan_in(), [&](float sum, std::int64_t k) {
-        const std::int64_t feature = windows.feature(position, n, k);
-        const bool spike = feature >= 0 && bit_at(spikes, plane, image, feature);
-        return spike ? sum + weight[windows.weight_index(n, k)] : sum;
-      });
-    });
+    return scale * blocked_sum(0, geometry.fan_in(), [&](float sum, std::int64_t k) {
+             return add_count(spikes, image, windows.feature(position, n, k),
+                              weight[windows.weight_index(n, k)], sum);
+           });
   };
   for_each_current(geometry, spikes.rows, bias, currents, current);
 }
@@ -235,13 +243,10 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
   const Windows windows(geometry);
   const std::int64_t positions = geometry.out_positions();
   const auto gradient = [&](std::int64_t n, std::int64_t k) {
-    return scaled_planes(spikes.planes, scale, [&](std::int64_t plane) {
-      return positions_sum(spikes.rows * positions, [&](float sum, std::int64_t m) {
-        const std::int64_t feature = windows.feature(m % positions, n, k);
-        const bool spike = feature >= 0 && bit_at(spikes, plane, m / positions, feature);
-        return spike ? sum + grad_currents[m * geometry.out_channels + n] : sum;
-      });
-    });
+    return scale * positions_sum(spikes.rows * positions, [&](float sum, std::int64_t m) {
+             return add_count(spikes, m / positions, windows.feature(m % positions, n, k),
+                              grad_currents[m * geometry.out_channels + n], sum);
+           });
   };
   for_each_weight(geometry, windows, grad_weight, gradient);
 }
