@@ -87,8 +87,8 @@ H2LEARN_INLINE void add_to(float* sums, const Floats* block, bool first) {
 }
 
 template <int vectors, bool weighted, bool once>
-inline void add_events(const Lists& lists, const float* panel, float* sums, std::int64_t stride,
-                       bool first) {
+H2LEARN_TILE void add_events(const Lists& lists, const float* panel, float* sums,
+                             std::int64_t stride, bool first) {
   const char* const base = reinterpret_cast<const char*>(panel);
   for (std::int64_t g = 0; g < lists.group_count; ++g) {
     const ListGroup& group = lists.groups[g];
@@ -142,8 +142,8 @@ H2LEARN_INLINE void for_each_tile(std::int64_t count, Visit visit) {
 }
 
 template <int rows, int vectors, bool once>
-inline void multiply_tile(const float* values, const float* panel, std::int64_t depth, float* sums,
-                          std::int64_t stride, bool first) {
+H2LEARN_TILE void multiply_tile(const float* values, const float* panel, std::int64_t depth,
+                                float* sums, std::int64_t stride, bool first) {
   Floats block[rows][vectors] = {};
   for (std::int64_t k = 0; k < depth; ++k) {
     Floats terms[vectors];

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "h2learn/forward.hpp"
+#include "h2learn/spikes.hpp"
 #include "kernels/synapse.hpp"
 #include "kernels/vec.hpp"
 
@@ -63,15 +64,22 @@ H2LEARN_INLINE float* copy_elements(const GatheredRows& from, std::int64_t image
     return to + length;
   }
   const std::uint64_t* const words = image_words(from, 0, image);
-  for (std::int64_t i = 0; i < length; i += lanes) {
-    Floats value = {};
+  for (std::int64_t i = 0; i < length; i += 64) {
+    const std::int64_t count = least(64, length - i);
+    std::uint64_t bits[most_planes];
     for (std::int64_t plane = 0; plane < from.planes; ++plane) {
-      const std::uint64_t bits =
-          bits_at(words + plane * plane_words(from), begin + i, least(lanes, length - i));
-      value += select(mask_of_bits(static_cast<std::uint32_t>(bits)),
-                      broadcast(plane_weight(plane)), Floats{});
+      bits[plane] = bits_at(words + plane * plane_words(from), begin + i, count);
     }
-    store(to + i, value);
+    for (std::int64_t j = 0; j < count; j += lanes) {
+      Floats weight = broadcast(1.0F);
+      Floats value = {};
+      for (std::int64_t plane = 0; plane < from.planes; ++plane) {
+        const auto set = static_cast<std::uint32_t>(bits[plane] >> j);
+        value += select(mask_of_bits(set), weight, Floats{});
+        weight += weight;
+      }
+      store(to + i + j, value);
+    }
   }
   return to + length;
 }

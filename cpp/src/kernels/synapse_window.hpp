@@ -66,9 +66,9 @@ H2LEARN_INLINE bool in_image(const Windows& windows, const WindowRun& run, std::
 
 /// `rows` neighbouring windows, `step` floats apart, times the terms of one block.
 template <int rows, int vectors, bool once>
-inline void multiply_windows(const Windows& windows, std::int64_t block, std::int64_t y,
-                             const float* origin, std::int64_t step, const float* panel,
-                             float* sums, std::int64_t stride, bool first) {
+H2LEARN_TILE void multiply_windows(const Windows& windows, std::int64_t block, std::int64_t y,
+                                   const float* origin, std::int64_t step, const float* panel,
+                                   float* sums, std::int64_t stride, bool first) {
   Floats sum[rows][vectors] = {};
   for (std::int32_t i = windows.first_of_block[block]; i < windows.first_of_block[block + 1]; ++i) {
     const WindowRun& run = windows.runs[i];
@@ -123,9 +123,9 @@ struct WindowSpan {
 /// `rows` consecutive elements of the windows (from `offset`), summed over the positions of one
 /// block: sums[rows][stride] += element * gradients.
 template <int rows, int vectors, bool once>
-inline void multiply_positions(const WindowSpan* spans, std::int64_t count, std::int64_t offset,
-                               std::int64_t step, const float* gradients, float* sums,
-                               std::int64_t stride, bool first) {
+H2LEARN_TILE void multiply_positions(const WindowSpan* spans, std::int64_t count,
+                                     std::int64_t offset, std::int64_t step, const float* gradients,
+                                     float* sums, std::int64_t stride, bool first) {
   Floats sum[rows][vectors] = {};
   for (std::int64_t s = 0; s < count; ++s) {
     const float* element = spans[s].origin + offset;
