@@ -13,11 +13,9 @@
 namespace h2learn {
 namespace {
 
-/// What a row of one block costs, in units of multiplying and adding one vector. Measured by timing
-/// the kernels by events and densely and fitting the constants to where the two cross: on one Zen 5
-/// core with AVX-512 at 1 to 70 % density for 1 to 49 vectors of columns, on one Zen 3 core with
-/// AVX2 at 10 to 70 % for 2 to 128 vectors. Narrower vectors have AVX2's.
+/// What a row of one block costs, in units of multiplying and adding one vector.
 struct Costs {
+  int vector_bytes;   ///< that the other numbers are for
   float gather_row;   ///< gathering a row, which windows spare
   float list_bit;     ///< looking at one bit for a list
   float list_value;   ///< looking at one float for a list
@@ -30,9 +28,19 @@ struct Costs {
   float bit_scatter;  ///< scattering: adding one vector
   float narrow;       ///< multiplying and adding one vector where rows of windows are short
 };
-constexpr Costs costs = vector_bytes == 64
-                            ? Costs{250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 15, 2, 1}
-                            : Costs{250, 0.25F, 10, 1.2F, 1.6F, 40, 30, 2.7F, 15, 2, 1.2F};
+
+constexpr Costs costs_by_width[] = {
+#include "kernels/costs.inc"
+};
+
+consteval Costs costs_for(int bytes) {
+  for (const Costs& row : costs_by_width) {
+    if (row.vector_bytes == bytes) return row;
+  }
+  __builtin_unreachable();  // not a constant: a width without a row does not compile
+}
+
+constexpr Costs costs = costs_for(vector_bytes);
 
 /// Windows in a row up to which they are short: they leave registers of a tile without work.
 constexpr std::int64_t narrow_windows = 8;
