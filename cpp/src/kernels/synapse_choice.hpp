@@ -15,18 +15,20 @@ namespace {
 
 /// What a row of one block costs, in units of multiplying and adding one vector.
 struct Costs {
-  int vector_bytes;   ///< that the other numbers are for
-  float gather_row;   ///< gathering a row, which windows spare
-  float list_bit;     ///< looking at one bit for a list
-  float list_value;   ///< looking at one float for a list
-  float bit_event;    ///< adding one vector at one set bit
-  float value_event;  ///< adding one vector, multiplied, at one non-zero
-  float start_sum;    ///< one vector's share of walking a list, whatever its length
-  float next_bit;     ///< scattering: finding a set bit and the sums that it adds to
-  float next_output;  ///< scattering: going to one of these sums, an output's
-  float next_weight;  ///< the same, a weight's gradient: the next bit often adds to it, too
-  float bit_scatter;  ///< scattering: adding one vector
-  float narrow;       ///< multiplying and adding one vector where rows of windows are short
+  int vector_bytes;     ///< that the other numbers are for
+  float gather_row;     ///< gathering a row, which windows spare
+  float gather_run;     ///< the same, each run that it is gathered from
+  float list_bit;       ///< looking at one bit for a list
+  float list_value;     ///< looking at one float for a list
+  float bit_event;      ///< adding one vector at one set bit
+  float value_event;    ///< adding one vector, multiplied, at one non-zero
+  float start_sum;      ///< one vector's share of walking a list, whatever its length
+  float next_bit;       ///< scattering: finding a set bit and the sums that it adds to
+  float next_output;    ///< scattering: going to one of these sums, an output's
+  float next_weight;    ///< the same, a weight's gradient: the next bit often adds to it, too
+  float bit_scatter;    ///< scattering: adding one vector
+  float start_scatter;  ///< scattering: clearing and adding up one vector of a block's sums
+  float narrow;         ///< multiplying and adding one vector where rows of windows are short
 };
 
 constexpr Costs costs_by_width[] = {
@@ -87,9 +89,11 @@ inline float cost_of_events(const RowOfTerms& row) {
 /// costs.next_output or costs.next_weight.
 inline float cost_of_scatter(const RowOfTerms& row, float taps, float next_sum) {
   const float panels = __builtin_ceilf(row.vectors / panel_vectors);
-  return row.density * row.depth *
-         (panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter);
+  const float bit = panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter;
+  return row.density * row.depth * bit + row.vectors * costs.start_scatter;
 }
+
+inline bool events_pay(const RowOfTerms& row) { return cost_of_events(row) < cost_of_dense(row); }
 
 /// Part of one plane's bits that are set.
 inline float density_of_bits(const GatheredRows& rows, std::int64_t plane) {
@@ -128,18 +132,26 @@ inline Approach approach_for(const GatheredRows& rows, Method method, std::int64
   }
   if (method == Method::dense) return Approach::windows;
   const bool bits = rows.words != nullptr;
-  const RowOfTerms row = {bits, bits ? density_of_bits(rows, plane) : density_of_values(rows),
-                          static_cast<float>(least(rows.length, sum_block)),
-                          static_cast<float>(blocks_of(columns, lanes))};
+  RowOfTerms row = {bits, 0, static_cast<float>(least(rows.length, sum_block)),
+                    static_cast<float>(blocks_of(columns, lanes))};
+  const std::int64_t blocks = blocks_of(rows.length, sum_block);
+  const float runs = static_cast<float>(rows.windows.first_of_block[blocks]);
+  const float gathering = costs.gather_row + costs.gather_run * runs / static_cast<float>(blocks);
+  const float dense =
+      cost_of_dense(row) * (rows.windows.width <= narrow_windows ? costs.narrow : 1.0F);
+  // Where events do not pay for rows of zeros, nobody need look how many there are.
+  if (method == Method::by_density && next_sum == nullptr &&
+      gathering + cost_of_events(row) >= dense) {
+    return Approach::windows;
+  }
+  row.density = bits ? density_of_bits(rows, plane) : density_of_values(rows);
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
   Approach by_events = Approach::gather;
-  float cost = costs.gather_row + cost_of_events(row);
+  float cost = gathering + cost_of_events(row);
   if (next_sum != nullptr && cost_of_scatter(row, taps, *next_sum) < cost) {
     by_events = Approach::scatter;
     cost = cost_of_scatter(row, taps, *next_sum);
   }
-  const float dense =
-      cost_of_dense(row) * (rows.windows.width <= narrow_windows ? costs.narrow : 1.0F);
   return method == Method::event || cost < dense ? by_events : Approach::windows;
 }
 
