@@ -1,6 +1,7 @@
 # make demo   fresh machine -> trains on real data, and simulates the accelerator beside it
 # make test   fresh machine -> every check that CI runs
 # make bench  speed and memory beside other libraries (bench/RESULTS.md says what to expect)
+# make tune   measures what the kernels cost on this machine, for the choice between them
 #
 # Each command makes the virtual environment it needs; nothing is installed outside the checkout
 # except, where make runs as root on Debian, the C++ test libraries.
@@ -19,7 +20,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # Threads that wait sleep instead of spinning: checks may run beside other work.
 test: export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test bench peers lint format stubs check-stubs cpp-test sanitize python-test clean
+.PHONY: demo test bench tune lint format stubs check-stubs cpp-test sanitize python-test clean
 
 demo: $(VENV)/.demo
 	rm -rf runs/demo
@@ -89,7 +90,7 @@ cpp-libraries:
 CMAKE_TOOLS = PATH="$(CURDIR)/$(BIN):$$PATH"
 
 cpp-test: $(VENV)/.dev
-	$(CMAKE_TOOLS) cmake --build build/release --target h2learn_tests
+	$(CMAKE_TOOLS) cmake --build build/release --target h2learn_tests h2learn_tune
 	$(CMAKE_TOOLS) ctest --test-dir build/release --output-on-failure -j $(JOBS)
 
 sanitize: $(VENV)/.dev cpp-libraries
@@ -109,6 +110,12 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
+
+# TUNE=--quick takes a few minutes. What it writes, the next build reads.
+tune: $(BENCH_VENV)/.done cpp-libraries
+	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
+	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench --target h2learn_tune
+	$(BENCH_VENV)/bin/python bench/tune.py --json build/tune.json $(TUNE)
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV) runs

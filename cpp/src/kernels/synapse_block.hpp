@@ -56,17 +56,16 @@ inline void prepare_rows(const BlockRows& from, Method method, std::int64_t vect
                          PreparedRows& to) {
   to.rows = from.rows;
   to.depth = from.depth;
-  to.event = method == Method::event;
-  if (method != Method::dense) {
+  RowOfTerms row = {from.bits != nullptr, 0, static_cast<float>(from.depth),
+                    static_cast<float>(vectors)};
+  // Where events do not pay for rows of zeros, nothing is counted.
+  to.event = method == Method::event || (method == Method::by_density && events_pay(row));
+  if (to.event) {
     const std::int64_t set =
         from.bits != nullptr ? count_bits(from.bits, from.rows, to.lists.counts)
                              : count_values(from.values, from.rows, from.depth, to.lists.counts);
-    if (method == Method::by_density) {
-      const auto terms = static_cast<float>(from.rows * from.depth);
-      const RowOfTerms row = {from.bits != nullptr, static_cast<float>(set) / terms,
-                              static_cast<float>(from.depth), static_cast<float>(vectors)};
-      to.event = cost_of_events(row) < cost_of_dense(row);
-    }
+    row.density = static_cast<float>(set) / static_cast<float>(from.rows * from.depth);
+    to.event = method == Method::event || events_pay(row);
   }
   if (to.event) {
     make_lists(from.bits, from.values, from.rows, from.depth, to.lists);

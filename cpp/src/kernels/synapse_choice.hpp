@@ -13,26 +13,38 @@
 namespace h2learn {
 namespace {
 
-/// What a row of one block costs, in units of multiplying and adding one vector. Measured by timing
-/// the kernels by events and densely and fitting the constants to where the two cross: on one Zen 5
-/// core with AVX-512 at 1 to 70 % density for 1 to 49 vectors of columns, on one Zen 3 core with
-/// AVX2 at 10 to 70 % for 2 to 128 vectors. Narrower vectors have AVX2's.
+/// What a row of one block costs, in units of multiplying and adding one vector.
 struct Costs {
-  float gather_row;   ///< gathering a row, which windows spare
-  float list_bit;     ///< looking at one bit for a list
-  float list_value;   ///< looking at one float for a list
-  float bit_event;    ///< adding one vector at one set bit
-  float value_event;  ///< adding one vector, multiplied, at one non-zero
-  float start_sum;    ///< one vector's share of walking a list, whatever its length
-  float next_bit;     ///< scattering: finding a set bit and the sums that it adds to
-  float next_output;  ///< scattering: going to one of these sums, an output's
-  float next_weight;  ///< the same, a weight's gradient: the next bit often adds to it, too
-  float bit_scatter;  ///< scattering: adding one vector
-  float narrow;       ///< multiplying and adding one vector where rows of windows are short
+  int vector_bytes;     ///< that the other numbers are for
+  float gather_row;     ///< gathering a row, which windows spare
+  float gather_run;     ///< the same, each run that it is gathered from
+  float gather_values;  ///< the same, more where the row is of counts or floats
+  float list_bit;       ///< looking at one bit for a list
+  float list_value;     ///< looking at one float for a list
+  float bit_event;      ///< adding one vector at one set bit
+  float value_event;    ///< adding one vector, multiplied, at one non-zero
+  float start_sum;      ///< one vector's share of walking a list, whatever its length
+  float next_bit;       ///< scattering: finding a set bit and the sums that it adds to
+  float next_output;    ///< scattering: going to one of these sums, an output's
+  float next_weight;    ///< the same, a weight's gradient: the next bit often adds to it, too
+  float bit_scatter;    ///< scattering: adding one vector
+  float start_scatter;  ///< scattering: clearing and adding up one vector of a block's sums
+  float narrow;         ///< multiplying and adding one vector where rows of windows are short
+  float far;            ///< the same, more for each MiB of windows that a block of positions reads
 };
-constexpr Costs costs = vector_bytes == 64
-                            ? Costs{250, 0.25F, 1.0F, 1.7F, 2.0F, 12, 30, 2.7F, 15, 2, 1}
-                            : Costs{250, 0.25F, 10, 1.2F, 1.6F, 40, 30, 2.7F, 15, 2, 1.2F};
+
+constexpr Costs costs_by_width[] = {
+#include "kernels/costs.inc"
+};
+
+consteval Costs costs_for(int bytes) {
+  for (const Costs& row : costs_by_width) {
+    if (row.vector_bytes == bytes) return row;
+  }
+  __builtin_unreachable();  // not a constant: a width without a row does not compile
+}
+
+constexpr Costs costs = costs_for(vector_bytes);
 
 /// Windows in a row up to which they are short: they leave registers of a tile without work.
 constexpr std::int64_t narrow_windows = 8;
@@ -75,9 +87,11 @@ inline float cost_of_events(const RowOfTerms& row) {
 /// costs.next_output or costs.next_weight.
 inline float cost_of_scatter(const RowOfTerms& row, float taps, float next_sum) {
   const float panels = __builtin_ceilf(row.vectors / panel_vectors);
-  return row.density * row.depth *
-         (panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter);
+  const float bit = panels * (costs.next_bit / taps + next_sum) + row.vectors * costs.bit_scatter;
+  return row.density * row.depth * bit + row.vectors * costs.start_scatter;
 }
+
+inline bool events_pay(const RowOfTerms& row) { return cost_of_events(row) < cost_of_dense(row); }
 
 /// Part of the spikes or counts that are not zero.
 inline float density_of_words(const GatheredRows& rows) {
@@ -108,26 +122,43 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
-/// `next_sum`: see cost_of_scatter; null where scattering is impossible.
+/// What differs between the products.
+struct Reading {
+  const float* next_sum;  ///< see cost_of_scatter; null where scattering is impossible
+  float windows;          ///< multiplying and adding one vector where the rows are windows
+};
+
 inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
-                     const float* next_sum) {
+                     const Reading& reading) {
   if (!has_windows(rows) || method == Method::tables || method == Method::sampled) {
     return Choice::gather;
   }
-  if (method == Method::dense) return Choice::windows;
-  const float density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
-  const RowOfTerms row = {is_bits(rows), density, static_cast<float>(least(rows.length, sum_block)),
-                          static_cast<float>(blocks_of(columns, lanes))};
+  const bool bits = is_bits(rows);
+  RowOfTerms row = {bits, 0, static_cast<float>(least(rows.length, sum_block)),
+                    static_cast<float>(blocks_of(columns, lanes))};
+  const std::int64_t blocks = blocks_of(rows.length, sum_block);
+  const float runs = static_cast<float>(rows.windows.first_of_block[blocks]);
+  const float gathering = costs.gather_row + (bits ? 0 : costs.gather_values) +
+                          costs.gather_run * runs / static_cast<float>(blocks);
+  const float dense = cost_of_dense(row);
+  const float windows = dense * reading.windows;
+  const float least_dense = __builtin_fminf(gathering + dense, windows);
+  const Choice densely = gathering + dense < windows ? Choice::gather : Choice::windows;
+  if (method == Method::dense) return densely;
+  // Where events do not pay for rows of zeros, nobody need look how many there are.
+  const bool may_skip = method == Method::event || reading.next_sum != nullptr ||
+                        gathering + cost_of_events(row) < least_dense;
+  if (!may_skip) return densely;
+  row.density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
   Choice by_events = Choice::gather;
-  float cost = costs.gather_row + cost_of_events(row);
-  if (next_sum != nullptr && cost_of_scatter(row, taps, *next_sum) < cost) {
+  float cost = gathering + cost_of_events(row);
+  if (reading.next_sum != nullptr && cost_of_scatter(row, taps, *reading.next_sum) < cost) {
     by_events = Choice::scatter;
-    cost = cost_of_scatter(row, taps, *next_sum);
+    cost = cost_of_scatter(row, taps, *reading.next_sum);
   }
-  const float dense =
-      cost_of_dense(row) * (rows.windows.width <= narrow_windows ? costs.narrow : 1.0F);
-  return method == Method::event || cost < dense ? by_events : Choice::windows;
+  if (method == Method::event) return by_events;
+  return cost < least_dense ? by_events : densely;
 }
 
 }  // namespace

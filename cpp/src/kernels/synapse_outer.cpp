@@ -351,7 +351,16 @@ void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, f
 namespace H2LEARN_TARGET {
 
 Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method method) {
-  return choose(rows, method, columns, can_scatter(rows) ? &costs.next_weight : nullptr);
+  // Windows at neighbouring positions lie a whole pixel apart: each panel of gradients passes over
+  // all that its block of positions reads, which may be more than stays near.
+  const Windows& windows = rows.windows;
+  const std::int64_t height = least(windows.height, blocks_of(sum_block, windows.width));
+  const std::int64_t images = most(sum_block / rows.positions, 1);
+  const std::int64_t read = images * padded_rows(windows, height) * padded_row(windows) /
+                            windows.channels * least(windows.channels, bit_terms);
+  const auto mebibytes = static_cast<float>(read) / (1 << 18);
+  return choose(rows, method, columns,
+                {can_scatter(rows) ? &costs.next_weight : nullptr, 1 + costs.far * mebibytes});
 }
 
 void outer_product(const OuterProduct& product) {

@@ -484,7 +484,9 @@ Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut&
 namespace H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
-  return choose(rows, method, columns, can_scatter(rows) ? &costs.next_output : nullptr);
+  const bool narrow = rows.windows.width <= narrow_windows;
+  return choose(rows, method, columns,
+                {can_scatter(rows) ? &costs.next_output : nullptr, narrow ? costs.narrow : 1});
 }
 
 bool reads_in_place(const GatherProduct& product) {

@@ -1,0 +1,256 @@
+// Times a layer's products by each single kernel, for tune.py, which fits the costs by which `auto`
+// chooses (cpp/src/kernels/costs.inc).
+//
+//     h2learn_tune TARGET ROUNDS < layers
+//
+// A line of input is a product and its operand's density; a line of output the nanoseconds of each
+// kernel that can compute it, as JSON:
+//
+//     PRODUCT C H W N KERNEL PADDING STRIDE IMAGES DENSITY
+//     {"event": ..., "dense": ..., "windows": ..., "scatter": ..., "auto": ..., "chosen":
+//     "windows"}
+//
+// PRODUCT is forward or weight_update (bits), backward, forward_values or weight_update_values
+// (floats). The choice between them is made here and not by the kernels' own costs, so that what
+// they would never choose is measured, too. `auto` is their choice, made in its time; `chosen`
+// names it where rows are windows, and is else decided block by block ("").
+//
+// Kernels take turns, and medians count. Times are of the one thread's processor time: other
+// programs may run beside it.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <ctime>
+#include <iostream>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/synapse_scatter.hpp"
+#include "synapse_plan.hpp"
+
+namespace {
+
+using namespace h2learn;
+
+/// A turn runs its kernel for about so long.
+constexpr double turn_ns = 2e6;
+
+struct Job {
+  std::string product;
+  Geometry geometry;
+  std::int64_t images;
+  double density;
+
+  bool has_values() const { return product != "forward" && product != "weight_update"; }
+  bool is_outer() const { return product.starts_with("weight_update"); }
+};
+
+Job parse(const std::string& line) {
+  std::istringstream text(line);
+  Job job = {};
+  Geometry& geometry = job.geometry;
+  text >> job.product >> geometry.in_channels >> geometry.in_height >> geometry.in_width >>
+      geometry.out_channels >> geometry.kernel_height >> geometry.padding_height >>
+      geometry.stride_height >> job.images >> job.density;
+  geometry.kernel_width = geometry.kernel_height;
+  geometry.padding_width = geometry.padding_height;
+  geometry.stride_width = geometry.stride_height;
+  const std::vector<std::string> products = {"forward", "weight_update", "backward",
+                                             "forward_values", "weight_update_values"};
+  if (!text || std::find(products.begin(), products.end(), job.product) == products.end() ||
+      job.images < 1) {
+    throw std::invalid_argument("not a product: " + line);
+  }
+  geometry.validate();
+  return job;
+}
+
+class Random {
+ public:
+  explicit Random(double density) : set_(density) {}
+  bool bit() { return set_(generator_); }
+  float value() { return static_cast<float>(generator_() % 2001) * 1e-3F - 1; }
+  std::vector<float> values(std::int64_t count, bool sparse) {
+    std::vector<float> result(static_cast<std::size_t>(count));
+    for (float& v : result) v = !sparse || bit() ? value() + 2 : 0;
+    return result;
+  }
+  std::vector<std::uint64_t> words(std::int64_t rows, std::int64_t features) {
+    const std::int64_t row_words = words_for(features);
+    std::vector<std::uint64_t> result(static_cast<std::size_t>(rows * row_words));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t i = 0; i < features; ++i) {
+        const std::uint64_t one = bit() ? 1 : 0;
+        result[static_cast<std::size_t>(r * row_words + i / word_bits)] |= one << (i % word_bits);
+      }
+    }
+    return result;
+  }
+
+ private:
+  std::mt19937_64 generator_{1};
+  std::bernoulli_distribution set_;
+};
+
+double now_ns() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return 1e9 * static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec);
+}
+
+/// The product, ready to be computed by any kernel.
+class Product {
+ public:
+  explicit Product(const Job& job)
+      : outer_(job.is_outer()),
+        geometry_(job.geometry),
+        plan_(geometry_, rows_of(job)),
+        random_(job.density) {
+    const bool backward = job.product == "backward";
+    const std::int64_t features = backward ? geometry_.out_features() : geometry_.in_features();
+    if (job.has_values()) {
+      values_ = random_.values(job.images * features, true);
+      rows_ = plan_.of_values(values_.data(), job.images);
+    } else {
+      words_ = random_.words(job.images, features);
+      rows_ = plan_.of_spikes({words_.data(), 1, job.images, features});
+    }
+    // Runs for all kernels: those that gather need them, the others look away.
+    plan_.add_runs({}, rows_);
+    columns_ = backward ? geometry_.channels_per_group() : geometry_.outputs_per_group();
+    weight_ = random_.values(geometry_.weights(), false);
+    if (outer_) {
+      gradients_ = random_.values(job.images * geometry_.out_features(), false);
+      return;
+    }
+    out_.resize(static_cast<std::size_t>(job.images * rows_.positions * columns_));
+    product_.rows = rows_;
+    product_.columns = columns_;
+    product_.scale = 1;
+    product_.out = out_.data();
+    add_weights(kernels_, geometry_, backward ? PackFor::backward : PackFor::forward,
+                weight_.data(), product_);
+  }
+
+  bool has_windows() const { return choose(Method::dense).windows != 0; }
+  bool can_scatter() const { return h2learn::can_scatter(rows_); }
+
+  Choice choose(Method method) const {
+    return outer_ ? kernels_.choose_outer(rows_, columns_, method)
+                  : kernels_.choose_product(rows_, columns_, method);
+  }
+
+  void run(Method method, Choice choice) {
+    if (!outer_) {
+      product_.method = method;
+      product_.choice = choice;
+      kernels_.gather_product(product_);
+      return;
+    }
+    OuterProduct product = {};
+    product.rows = rows_;
+    product.columns = columns_;
+    product.taps = geometry_.taps();
+    product.gradients = gradients_.data();
+    product.scale = 1;
+    product.grad_weight = weight_.data();
+    product.method = method;
+    product.choice = choice;
+    kernels_.outer_product(product);
+  }
+
+ private:
+  static GatherPlan::Rows rows_of(const Job& job) {
+    return job.product == "backward" ? GatherPlan::Rows::readers : GatherPlan::Rows::windows;
+  }
+
+  const SynapseKernels& kernels_ = detail::pick_synapse_kernels();
+  bool outer_;
+  Geometry geometry_;
+  GatherPlan plan_;
+  Random random_;
+  std::vector<float> values_;
+  std::vector<std::uint64_t> words_;
+  std::vector<float> weight_;
+  std::vector<float> gradients_;
+  std::vector<float> out_;
+  GatheredRows rows_ = {};
+  std::int64_t columns_ = 0;
+  GatherProduct product_ = {};
+};
+
+struct Way {
+  const char* name;
+  Method method;
+  Choice choice;
+  bool chooses;  ///< in its own time, `choice` aside
+  std::int64_t repeats = 1;
+  std::vector<double> ns;
+};
+
+/// Nanoseconds of one run, over `repeats`.
+double time_of(Product& product, const Way& way) {
+  const double start = now_ns();
+  for (std::int64_t i = 0; i < way.repeats; ++i) {
+    product.run(way.method, way.chooses ? product.choose(way.method) : way.choice);
+  }
+  return (now_ns() - start) / static_cast<double>(way.repeats);
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+void measure(const Job& job, int rounds) {
+  Product product(job);
+  std::vector<Way> ways = {{"event", Method::event, {}, false, 1, {}},
+                           {"auto", Method::by_density, {}, true, 1, {}}};
+  if (product.has_windows()) {
+    ways.push_back({"windows", Method::dense, {1, 0}, false, 1, {}});
+  } else {
+    ways.push_back({"dense", Method::dense, {}, false, 1, {}});
+  }
+  if (product.can_scatter()) ways.push_back({"scatter", Method::event, {0, 1}, false, 1, {}});
+  for (Way& way : ways) {
+    time_of(product, way);
+    const double once = time_of(product, way);
+    way.repeats = std::max<std::int64_t>(1, std::llround(turn_ns / std::max(once, 1.0)));
+  }
+  for (int round = 0; round < rounds; ++round) {
+    for (Way& way : ways) way.ns.push_back(time_of(product, way));
+  }
+  std::printf("{");
+  for (const Way& way : ways) std::printf("\"%s\": %.6g, ", way.name, median(way.ns));
+  const Choice choice = product.choose(Method::by_density);
+  const char* const chosen = choice.windows != 0     ? "windows"
+                             : choice.scatter != 0   ? "scatter"
+                             : product.has_windows() ? "event"
+                                                     : "";
+  std::printf("\"chosen\": \"%s\"}\n", chosen);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  try {
+    const int rounds = count == 3 ? std::stoi(arguments[2]) : 0;
+    if (rounds < 1) throw std::invalid_argument("usage: h2learn_tune TARGET ROUNDS < layers");
+    set_target(arguments[1]);
+    omp_set_num_threads(1);
+    for (std::string line; std::getline(std::cin, line);) measure(parse(line), rounds);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 2;
+  }
+  return 0;
+}
