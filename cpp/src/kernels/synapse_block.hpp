@@ -32,6 +32,7 @@ struct BlockRows {
 /// The rows in the form that the chosen method reads; made once, used for every panel.
 struct PreparedRows {
   bool event;
+  bool far;            ///< all panels together are more than stays near, and follow one another
   const float* dense;  ///< [rows][sum_block]
   std::int64_t rows;
   std::int64_t depth;
@@ -85,13 +86,18 @@ H2LEARN_INLINE void add_to(float* sums, const Floats* block, bool first) {
   }
 }
 
+/// Lists read a panel in an order that no processor foresees: meanwhile `fetched` bytes from `next`
+/// on are fetched, the panel to come.
 template <int vectors, bool weighted, bool once>
-H2LEARN_TILE void add_events(const Lists& lists, const float* panel, float* sums,
-                             std::int64_t stride, bool first) {
+H2LEARN_TILE void add_events(const Lists& lists, const float* panel, const float* next,
+                             std::int64_t fetched, float* sums, std::int64_t stride, bool first) {
+  constexpr std::int64_t line_floats = 16;
+  const std::int64_t lines = blocks_of(fetched, lists.group_count * line_floats * 4);
   const char* const base = reinterpret_cast<const char*>(panel);
   for (std::int64_t g = 0; g < lists.group_count; ++g) {
     const ListGroup& group = lists.groups[g];
     const std::int64_t length = group.length;
+    for (std::int64_t i = 0; i < lines; ++i, next += line_floats) __builtin_prefetch(next, 0, 2);
     const std::uint16_t* const offsets = lists.offsets + group.first;
     const float* const values = lists.values + group.first;
     Floats block[group_rows][vectors] = {};
@@ -176,10 +182,16 @@ inline void add_panel(const PreparedRows& rows, bool weighted, const float* pane
                       std::int64_t stride, bool first) {
   if (!rows.event) {
     multiply_rows<vectors, once>(rows, panel, sums, stride, first);
-  } else if (weighted) {
-    add_events<vectors, true, once>(rows.lists, panel, sums, stride, first);
+    return;
+  }
+  const std::int64_t floats = (rows.depth + 1) * vectors * lanes;
+  const std::int64_t fetched = rows.far ? floats * std::int64_t{sizeof(float)} : 0;
+  if (weighted) {
+    add_events<vectors, true, once>(rows.lists, panel, panel + floats, fetched, sums, stride,
+                                    first);
   } else {
-    add_events<vectors, false, once>(rows.lists, panel, sums, stride, first);
+    add_events<vectors, false, once>(rows.lists, panel, panel + floats, fetched, sums, stride,
+                                     first);
   }
 }
 

@@ -34,6 +34,9 @@ constexpr std::int64_t task_columns = 16 * panel_columns;
 /// Rows of a task of Method::sampled: a block of its columns' weights is fetched for so many.
 constexpr std::int64_t sampled_rows = 20 * dot_rows;
 
+/// Weights of a group that a second-level cache may hold until the next rows need them.
+constexpr std::int64_t near_weights = std::int64_t{1} << 19;
+
 /// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
 constexpr std::int64_t stride_slack = lanes;
 
@@ -99,6 +102,8 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
   memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method);
+  memory.prepared.far =
+      product.panels != nullptr && product.rows.length * product.columns > near_weights;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
   } else {
