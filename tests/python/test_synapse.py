@@ -46,15 +46,9 @@ def make(module: type, *args, seed: int = 0, **options):
 
 
 def contract(layer: nn.Conv2d, inputs: SpikeTensor) -> Tensor:
-    """forward.hpp's currents in numpy float32, one addition after another."""
+    """forward.hpp's currents in numpy, one rounding after another."""
     images = inputs.to_dense().flatten(0, 1)
-    planes = (images / inputs.scale).round().to(torch.int64)
-    total = None
-    for plane in range(inputs.planes):
-        bits = ((planes >> plane) & 1).float()
-        partial = sum_in_order(layer, bits) * np.float32(2**plane)
-        total = partial if total is None else total + partial
-    currents = total * np.float32(inputs.scale)
+    currents = sum_in_order(layer, (images / inputs.scale).round()) * np.float32(inputs.scale)
     if layer.bias is not None:
         currents = currents + layer.bias.detach().numpy()
     height = (
@@ -64,23 +58,33 @@ def contract(layer: nn.Conv2d, inputs: SpikeTensor) -> Tensor:
     return result.unflatten(2, (height, -1)).unflatten(0, inputs.shape[:2])
 
 
-def sum_in_order(layer: nn.Conv2d, bits: Tensor) -> np.ndarray:
+def sum_in_order(layer: nn.Conv2d, values: Tensor) -> np.ndarray:
     """[images, positions, outputs]: blocks of SUM_BLOCK terms, taps outside, channels inside."""
     taps = layer.kernel_size[0] * layer.kernel_size[1]
     sums = []
     for group, weight in zip(
-        bits.chunk(layer.groups, 1), layer.weight.detach().chunk(layer.groups), strict=True
+        values.chunk(layer.groups, 1), layer.weight.detach().chunk(layer.groups), strict=True
     ):
         columns = F.unfold(group, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         columns = columns.unflatten(1, (-1, taps)).transpose(1, 2).flatten(1, 2)
         flat = weight.flatten(2).transpose(1, 2).flatten(1)
-        terms = (columns[:, :, :, None] * flat.T[None, :, None, :]).numpy()
+        terms = columns[:, :, :, None].numpy().astype(np.longdouble)
+        terms = terms * flat.T[None, :, None, :].numpy()
         blocks = [
-            np.add.accumulate(terms[:, start : start + SUM_BLOCK], axis=1)[:, -1]
+            fused_sum(terms[:, start : start + SUM_BLOCK])
             for start in range(0, terms.shape[1], SUM_BLOCK)
         ]
         sums.append(np.add.accumulate(np.stack(blocks), axis=0)[-1])
     return np.concatenate(sums, axis=-1)
+
+
+def fused_sum(terms: np.ndarray) -> np.ndarray:
+    """Sums over axis 1, rounding to float32 after each term. A long double holds products of counts
+    and weights exactly."""
+    total = np.zeros_like(terms[:, 0], dtype=np.float32)
+    for k in range(terms.shape[1]):
+        total = (total + terms[:, k]).astype(np.float32)
+    return total
 
 
 @pytest.mark.parametrize("kernel", ["auto", "event", "dense"])
