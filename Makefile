@@ -103,13 +103,23 @@ python-test: $(VENV)/.dev
 
 # ---- measurements
 
+HAS_AVX2 := $(shell grep -m 1 -o avx2 /proc/cpuinfo 2>/dev/null)
+BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-atan \
+                $(if $(HAS_AVX2),peers-avx2) accelerator)
+, := ,
+
+# Ends by filling the sections of bench/RESULTS.md; about 40 minutes on two cores.
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
 	build/bench/bench/h2learn_bench --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
-	$(BENCH_VENV)/bin/python bench/peers.py --json build/peers.json
+	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --json build/peers.json
+	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --surrogate atan --json build/peers-atan.json
+	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --target avx2 \
+	  --workloads c --peers h2learn$(,)pytorch$(,)pytorch-channels-last --json build/peers-avx2.json)
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
+	$(BENCH_VENV)/bin/python bench/results.py $(BENCH_REPORTS)
 
 # TUNE=--quick takes a few minutes. What it writes, the next build reads.
 tune: $(BENCH_VENV)/.done cpp-libraries

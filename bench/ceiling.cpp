@@ -1,5 +1,6 @@
-// What this machine's cores can do at most with one instruction set: float32 multiply-adds from
-// registers, and reading and copying floats from each cache and from memory. Prints JSON.
+// What this machine's cores can do at most with one instruction set: multiply-adds from registers,
+// of float32 and, where it has instructions for that, of bytes; and reading and copying floats from
+// each cache and from memory. Prints JSON.
 //
 //     ceiling THREADS SECONDS_A_FIGURE
 //
@@ -8,6 +9,9 @@
 // threads work at once on memory of their own.
 #include <omp.h>
 #include <unistd.h>
+#if defined(__AMX_INT8__)
+#include <sys/syscall.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -113,6 +117,70 @@ double multiply_adds(int threads, double seconds) {
   });
 }
 
+#if defined(__AMX_INT8__)
+/// Linux grants the process its tiles.
+bool may_use_bytes() {
+  constexpr int request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
+/// 16 rows of 64 bytes times 64 rows of 16, four tiles of sums: what an operand loaded is used for.
+double byte_multiply_adds(int threads, double seconds) {
+  constexpr int repeats = 1024;
+  const double operations = 2.0 * 4 * 16 * 16 * 64 * repeats;
+  return best_rate(threads, seconds, operations, [](int) {
+    struct alignas(64) Configuration {
+      unsigned char palette = 1;
+      unsigned char rest[15] = {};
+      unsigned short row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } configuration;
+    keep(configuration);
+    _tile_loadconfig(&configuration);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+    for (int i = 0; i < repeats; ++i) {
+      _tile_dpbusd(0, 4, 6);
+      _tile_dpbusd(1, 5, 6);
+      _tile_dpbusd(2, 4, 7);
+      _tile_dpbusd(3, 5, 7);
+    }
+    _tile_release();
+  });
+}
+#elif defined(__AVX512VNNI__)
+bool may_use_bytes() { return true; }
+
+double byte_multiply_adds(int threads, double seconds) {
+  const double operations = 2.0 * 64 * sums * chain;
+  return best_rate(threads, seconds, operations, [](int) {
+    __m512i values = _mm512_set1_epi8(1);
+    __m512i digits = _mm512_set1_epi8(-1);
+    keep(values);
+    keep(digits);
+    __m512i sum[sums];
+    for (int j = 0; j < sums; ++j) sum[j] = _mm512_set1_epi32(j);  // equal ones would be one
+    for (long i = 0; i < chain; ++i) {
+#pragma GCC unroll 12
+      for (int j = 0; j < sums; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], values, digits);
+    }
+    __m512i total = _mm512_setzero_si512();
+    for (const __m512i& s : sum) total = _mm512_add_epi32(total, s);
+    keep(total);
+  });
+}
+#else
+bool may_use_bytes() { return false; }
+double byte_multiply_adds(int, double) { return 0; }
+#endif
+
 double read(int threads, double seconds, const std::vector<Floats>& memory, std::size_t count) {
   // Reading the clock takes as long as reading a small cache: once for every 1 MiB.
   const std::size_t times = std::max((std::size_t{1} << 18) / count, std::size_t{1});
@@ -184,6 +252,9 @@ int main(int count, char** arguments) {
 
   const auto floats = [](std::size_t bytes) { return bytes / sizeof(float); };
   std::printf("{\"flops\": %.6g, ", multiply_adds(threads, seconds));
+  if (may_use_bytes()) {
+    std::printf("\"int8_ops\": %.6g, ", byte_multiply_adds(threads, seconds));
+  }
   std::printf("\"l1_bytes_per_second\": %.6g, ", read(threads, seconds, memory, floats(l1)));
   std::printf("\"l2_bytes_per_second\": %.6g, ", read(threads, seconds, memory, floats(l2)));
   std::printf("\"dram_read_bytes_per_second\": %.6g, ", read(threads, seconds, memory, most));

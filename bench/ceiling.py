@@ -2,8 +2,8 @@
 
     python bench/ceiling.py [TARGET] [THREADS]
 
-`ceiling.cpp`, compiled here with the system's C++ compiler (`CXX`, else `c++`), measures float32
-multiply-adds from registers and the bandwidth of each cache and of memory.
+`ceiling.cpp`, compiled here with the system's C++ compiler (`CXX`, else `c++`), measures
+multiply-adds from registers, of float32 and of bytes, and the bandwidth of caches and memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ _X86_OPTIONS = {
     "avx2": ["-mavx2", "-mfma", "-DVECTOR_BYTES=32"],
     "avx512": ["-mavx512f", "-mfma", "-DVECTOR_BYTES=64"],
 }
-# These add nothing to floats.
-_X86_OPTIONS |= dict.fromkeys(("avx512vnni", "amx"), _X86_OPTIONS["avx512"])
+# These add nothing to floats, but multiply bytes.
+_X86_OPTIONS["avx512vnni"] = [*_X86_OPTIONS["avx512"], "-mavx512vnni"]
+_X86_OPTIONS["amx"] = [*_X86_OPTIONS["avx512vnni"], "-mamx-tile", "-mamx-int8"]
+
+DIGITS = 3
+"""Bytes of a weight in the int8 ceiling: the fewest that the digits kernel makes of one."""
 
 
 class NoCeilingError(Exception):
@@ -44,6 +48,7 @@ class Ceiling:
         l1_bytes_per_second: reading what fits half of each core's cache; likewise L2.
         dram_read_bytes_per_second: reading memory.
         dram_copy_bytes_per_second: reading and writing it, past the caches; both counted.
+        int8_ops: as `flops`, of bytes with 32-bit sums; None where no instruction does just that.
     """
 
     flops: float
@@ -51,18 +56,28 @@ class Ceiling:
     l2_bytes_per_second: float
     dram_read_bytes_per_second: float
     dram_copy_bytes_per_second: float
+    int8_ops: float | None = None
 
     def roof_ms(self, flops: float, read_bytes: float, written_bytes: float) -> float:
         """The least time of so many operations on data that memory holds.
 
         A byte read for each byte written moves as fast as a copy, the rest as fast as reading.
         """
-        copied = min(read_bytes, written_bytes)
-        moving = 2.0 * copied / self.dram_copy_bytes_per_second
-        moving += (max(read_bytes, written_bytes) - copied) / self.dram_read_bytes_per_second
-        return 1e3 * max(flops / self.flops, moving)
+        return 1e3 * max(flops / self.flops, self._moving(read_bytes, written_bytes))
 
-    def as_dict(self) -> dict[str, float]:
+    def int8_roof_ms(self, flops: float, read_bytes: float, written_bytes: float) -> float | None:
+        """The same where each weight is multiplied as `DIGITS` bytes."""
+        if self.int8_ops is None:
+            return None
+        computing = DIGITS * flops / self.int8_ops
+        return 1e3 * max(computing, self._moving(read_bytes, written_bytes))
+
+    def _moving(self, read_bytes: float, written_bytes: float) -> float:
+        copied = min(read_bytes, written_bytes)
+        seconds = 2.0 * copied / self.dram_copy_bytes_per_second
+        return seconds + (max(read_bytes, written_bytes) - copied) / self.dram_read_bytes_per_second
+
+    def as_dict(self) -> dict[str, float | None]:
         """The figures by name."""
         return asdict(self)
 
@@ -70,11 +85,15 @@ class Ceiling:
 def highest(one: Ceiling, other: Ceiling) -> Ceiling:
     """The higher of each pair of figures: what a ceiling was measured to be at its best."""
     mine, theirs = one.as_dict(), other.as_dict()
-    return Ceiling(**{name: max(mine[name], theirs[name]) for name in mine})
+    found = {}
+    for name in mine:
+        known = [figure for figure in (mine[name], theirs[name]) if figure is not None]
+        found[name] = max(known, default=None)
+    return Ceiling(**found)
 
 
 def measure_ceiling(target: str, threads: int, seconds: float = 0.25) -> Ceiling:
-    """Compiles for the target and measures; about 5 times `seconds`.
+    """Compiles for the target and measures; about 6 times `seconds`.
 
     Raises:
         NoCeilingError: there is no compiler, or it or the program failed.

@@ -23,6 +23,7 @@ MOST_SCATTERED = 1024
 WINDOWS_IN_A_ROW = range(4, 1025)
 PRODUCT_TASK_VECTORS = 32
 OUTER_TASK_VECTORS = 16
+OUTER_TASK_TERMS = 512
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
 
@@ -33,6 +34,7 @@ class Costs:
 
     gather_row: float
     gather_run: float
+    gather_values: float
     list_bit: float
     list_value: float
     bit_event: float
@@ -44,6 +46,7 @@ class Costs:
     bit_scatter: float
     start_scatter: float
     narrow: float
+    far: float
 
     def as_dict(self) -> dict[str, float]:
         """The constants by name, in the order of the file."""
@@ -206,6 +209,14 @@ class Layer:
             self.is_bits and self.has_windows and self.stride == 1 and self.length <= MOST_SCATTERED
         )
 
+    @property
+    def read_mebibytes(self) -> float:
+        """Of windows, that a block of positions reads; of a weight gradient."""
+        height = min(self.out_size, -(-SUM_BLOCK // self.out_size))
+        images = max(SUM_BLOCK // self.out_size**2, 1)
+        rows, columns = ((n - 1) * self.stride + self.kernel for n in (height, self.out_size))
+        return images * rows * columns * min(self.channels, OUTER_TASK_TERMS) / 2**18
+
     def columns(self, lanes: int) -> int:
         """Vectors of columns."""
         return -(-(self.channels if self.product == "backward" else self.outputs) // lanes)
@@ -240,12 +251,14 @@ class Layer:
 def terms(layer: Layer, way: str, lanes: int) -> dict[str, float]:
     """How often a row of one block pays each cost by one way; `unit` is the vector's own.
 
-    Ways: ``event`` (gathered), ``dense`` (gathered), ``windows`` (dense, in place), ``scatter``.
+    Ways: ``event`` and ``dense`` (rows that are gathered), ``windows`` (dense, in place),
+    ``scatter``.
     """
     depth, vectors = layer.row(lanes)
-    if way in ("dense", "windows"):
-        narrow = way == "windows" and layer.width <= NARROW_WINDOWS
-        return {"narrow" if narrow else "unit": vectors * depth}
+    if way == "windows":
+        if layer.is_outer:
+            return {"unit": vectors * depth, "far": vectors * depth * layer.read_mebibytes}
+        return {"narrow" if layer.width <= NARROW_WINDOWS else "unit": vectors * depth}
     events = layer.density * depth
     if way == "scatter":
         panels = math.ceil(vectors / PANEL_VECTORS)
@@ -256,9 +269,15 @@ def terms(layer: Layer, way: str, lanes: int) -> dict[str, float]:
             "bit_scatter": events * vectors,
             "start_scatter": vectors,
         }
+    gathering = {}
+    if layer.has_windows:
+        gathering = {"gather_row": 1.0, "gather_run": layer.runs}
+        gathering |= {} if layer.is_bits else {"gather_values": 1.0}
+    if way == "dense":
+        return gathering | {"unit": vectors * depth}
     kind = "bit" if layer.is_bits else "value"
-    found = {f"list_{kind}": depth, f"{kind}_event": vectors * events, "start_sum": vectors}
-    return found | ({"gather_row": 1.0, "gather_run": layer.runs} if layer.has_windows else {})
+    listing = {f"list_{kind}": depth, f"{kind}_event": vectors * events, "start_sum": vectors}
+    return gathering | listing
 
 
 def cost(layer: Layer, way: str, costs: Costs, lanes: int) -> float:
@@ -268,12 +287,11 @@ def cost(layer: Layer, way: str, costs: Costs, lanes: int) -> float:
 
 
 def ways_of(layer: Layer) -> list[str]:
-    """Those that the core chooses from."""
-    dense = "windows" if layer.has_windows else "dense"
-    return ["event", dense, *(["scatter"] if layer.can_scatter else [])]
+    """Those that the core chooses from; it takes an earlier one where two cost the same."""
+    ways = ["windows"] if layer.has_windows else []
+    return [*ways, "dense", "event", *(["scatter"] if layer.can_scatter else [])]
 
 
 def choose(layer: Layer, costs: Costs, lanes: int) -> str:
-    """The way that the core takes with these costs; at a tie the dense one."""
-    ways = sorted(ways_of(layer), key=lambda way: way not in ("dense", "windows"))
-    return min(ways, key=lambda way: cost(layer, way, costs, lanes))
+    """The way that the core takes with these costs."""
+    return min(ways_of(layer), key=lambda way: cost(layer, way, costs, lanes))

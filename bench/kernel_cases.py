@@ -282,8 +282,14 @@ def rivals_of(case: Case, bf16: bool) -> list[Rival]:
     return float32 + ([narrow] if bf16 else [])
 
 
-def h2learn_kernels(case: Case, rates: list[float]) -> Iterator[tuple[str, float, bool]]:
-    """Kernel, rate, and whether the time depends on it: `dense` runs at the middle rate alone."""
+def h2learn_kernels(
+    case: Case, rates: list[float], named: str = ""
+) -> Iterator[tuple[str, float, bool]]:
+    """Kernel, rate, and whether the time depends on it.
+
+    `dense` runs at the middle rate alone, and so does the kernel `named`, which is asked for by
+    name and multiplies zeros, too.
+    """
     if case.inputs == "analog":
         yield "auto", 1.0, False
         yield "dense", 1.0, False
@@ -291,7 +297,9 @@ def h2learn_kernels(case: Case, rates: list[float]) -> Iterator[tuple[str, float
     for rate in rates:
         yield "auto", rate, True
         yield "event", rate, True
-    yield "dense", rates[len(rates) // 2], False
+    yield "dense", middle(case, rates), False
+    if named:
+        yield named, middle(case, rates), False
 
 
 def middle(case: Case, rates: list[float]) -> float:
@@ -321,7 +329,7 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         check = functools.partial(error, rate)
         return Way(name, run, check, read, itemsize * outputs)
 
-    for kernel, rate, depends in h2learn_kernels(case, rates):
+    for kernel, rate, depends in h2learn_kernels(case, rates, "digits"):
         inputs = inputs_at(rate)
         if case.inputs == "analog":
             run = functools.partial(ops.forward_dense, inputs.rows, weight, None, shape, kernel)
@@ -387,7 +395,9 @@ def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
             found = found.view(-1, height, width, channels).permute(0, 3, 1, 2)
         return largest_error(found, expected(rate))
 
-    for kernel, rate, depends in h2learn_kernels(case, rates):
+    for kernel, rate, depends in h2learn_kernels(
+        case, rates, "sampled" if case.inputs == "spikes" else ""
+    ):
         gradients = gradients_at(rate)
         run = functools.partial(ops.backward, gradients, weight, mask, shape, kernel)
         read = gradients.nbytes + 4 * case.weights + (0 if mask is None else mask.nbytes)
@@ -625,13 +635,15 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         spikes = as_images(case, rows.view(case.steps, -1, case.shape[3]))
         return error(rate, spikes[:, None])
 
-    for rate in rates:
+    at = middle(case, rates)
+    for kernel, rate in [*(("auto", rate) for rate in rates), ("digits", at)]:
         inputs = inputs_at(rate)
-        run = functools.partial(ours, inputs, "auto")
+        run = functools.partial(ours, inputs, kernel)
         check = functools.partial(our_error, rate)
         bits = case.images * features / 8
-        yield Way("h2learn-auto", run, check, inputs.nbytes + weight.nbytes, 2 * bits, rate)
-    at = middle(case, rates)
+        way = Way(f"h2learn-{kernel}", run, check, inputs.nbytes + weight.nbytes, 2 * bits)
+        way.rate = rate if kernel == "auto" else None
+        yield way
     for rival in rivals_of(case, bf16):
         x, w = rival(inputs_at(at).dense()), rival(weight)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,32 @@ class Table:
     title: str
     columns: list[str]
     rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The ratio that rows of a kernel and a rival should reach.
+
+    Attributes:
+        title: for the table of goals; empty: not listed there.
+        cases: that it is for; None: all.
+        rates: lowest and highest that it is for.
+    """
+
+    title: str
+    kernel: str
+    rival: str
+    ratio: float
+    cases: Sequence[str] | None = None
+    rates: Sequence[float] = (0.0, 1.0)
+
+    def is_of(self, kernel: str, case: str, rival: str, rate: float | None) -> bool:
+        """Whether such a row should reach it; a rate of None is any."""
+        return (
+            (self.kernel, self.rival) == (kernel, rival)
+            and (self.cases is None or case in self.cases)
+            and (rate is None or self.rates[0] - 1e-9 <= rate <= self.rates[1] + 1e-9)
+        )
 
 
 def tables(report: Report) -> list[Table]:
@@ -59,20 +85,30 @@ def auto_losses(rows: list[Row]) -> list[tuple[float, Row]]:
 
 
 def _goals(report: Report) -> Table:
+    """A line a goal, h2learn's kernel, target and number of threads.
+
+    A goal beside the int8 ceiling is n/a where the instruction set does not multiply bytes.
+    """
     lines = []
-    with_goals = [r for r in report["rows"] if r["goal"] is not None and r["rival"] not in _OWN]
-    for (kernel, rival, goal, target, threads), rows in groups(
-        with_goals, "kernel", "rival", "goal", "target", "threads"
-    ):
-        worst = min(rows, key=lambda row: row["ratio"])
-        lines.append([
-            kernel, rival, f"{goal:g}", target, str(threads),
-            f"{sum(row['ratio'] >= goal for row in rows)} of {len(rows)}",
-            f"{worst['ratio']:.2f}", where(worst),
-            f"{statistics.median(row['ratio'] for row in rows):.2f}",
-        ])  # fmt: skip
-    columns = ["kernel", "rival", "goal", "target", "threads", "reached", "lowest ratio", "there",
-               "median ratio"]  # fmt: skip
+    for goal in (Goal(**fields) for fields in report["goals"]):
+        rows = [
+            row
+            for row in report["rows"]
+            if goal.is_of(row["kernel"], row["case"], row["rival"], row["rate"])
+        ]
+        start = [goal.title, goal.rival, f">= {goal.ratio:g}"]
+        for (kernel, target, threads), same in groups(rows, "h2learn_kernel", "target", "threads"):
+            worst = min(same, key=lambda row: row["ratio"])
+            count = sum(row["ratio"] >= goal.ratio for row in same)
+            lines.append([
+                *start, kernel, target, str(threads), "yes" if count == len(same) else "no",
+                f"{count} of {len(same)}", f"{worst['ratio']:.2f}", where(worst),
+                f"{statistics.median(row['ratio'] for row in same):.2f}",
+            ])  # fmt: skip
+        if not rows and any(r["kernel"] == goal.kernel for r in report["rows"]):
+            lines.append([*start, "-", "-", "-", "n/a", *["-"] * 4])
+    columns = ["work", "rival", "goal", "kernel", "target", "threads", "reached", "rows",
+               "lowest ratio", "there", "median ratio"]  # fmt: skip
     return Table("Goals: the rival's time over h2learn's", columns, lines)
 
 
@@ -99,36 +135,35 @@ def _ceilings(report: Report) -> Table:
     lines = []
     for ceiling in report["ceilings"]:
         figures = (
-            f"{ceiling[name] / 1e9:.1f}"
-            for name in ("flops", "l1_bytes_per_second", "l2_bytes_per_second",
+            f"{ceiling[name] / 1e9:.1f}" if ceiling[name] is not None else "n/a"
+            for name in ("flops", "int8_ops", "l1_bytes_per_second", "l2_bytes_per_second",
                          "dram_read_bytes_per_second", "dram_copy_bytes_per_second")
         )  # fmt: skip
         lines.append([ceiling["target"], str(ceiling["threads"]), *figures])
-    columns = ["target", "threads", "float32, GFLOP/s", "L1, GB/s", "L2, GB/s",
+    columns = ["target", "threads", "float32, GFLOP/s", "int8, GOP/s", "L1, GB/s", "L2, GB/s",
                "memory read, GB/s", "memory copy, GB/s"]  # fmt: skip
     return Table("Measured ceilings", columns, lines)
 
 
 def _ratios(report: Report) -> Iterator[Table]:
-    """A table for each kernel: a line a case, a column a rate."""
+    """A table for each kernel: a line a case and rival, a column a rate."""
     for (kernel, target, threads), rows in groups(report["rows"], "kernel", "target", "threads"):
-        # A rate of None: analog inputs, or neurons.
+        # A rate of None: analog inputs, neurons, or a kernel whose time depends on none.
         rates = sorted({row["rate"] for row in rows}, key=lambda r: 2.0 if r is None else r)
         lines = []
-        for (case,), of_case in groups(rows, "case"):
-            for (rival,), of_rival in groups(of_case, "rival"):
-                if rival in _OWN:
-                    continue
-                by_rate = {row["rate"]: row for row in of_rival}
-                cells = [_cell(by_rate.get(rate)) for rate in rates]
-                errors = [row["error"] for row in of_rival]
-                lines.append([
-                    case, rival, f"{of_rival[0]['rival_ms']:.2f}", *cells, f"{max(errors):.0e}",
-                    f"{max(row['rival_error'] for row in of_rival):.0e}"
-                    if rival != "ceiling" else "-",
-                ])  # fmt: skip
-        headings = ["ratio" if rate is None else percent(rate) for rate in rates]
-        columns = ["case", "rival", "its ms", *headings, "error", "its error"]
+        for (case, own, rival), same in groups(rows, "case", "h2learn_kernel", "rival"):
+            if rival in _OWN:
+                continue
+            by_rate = {row["rate"]: row for row in same}
+            cells = [_cell(by_rate.get(rate)) for rate in rates]
+            rival_errors = [row["rival_error"] for row in same if row["rival_error"] is not None]
+            lines.append([
+                case, own, rival, f"{same[0]['rival_ms']:.2f}", *cells,
+                f"{max(row['error'] for row in same):.0e}",
+                f"{max(rival_errors):.0e}" if rival_errors else "-",
+            ])  # fmt: skip
+        headings = ["any" if rate is None else percent(rate) for rate in rates]
+        columns = ["case", "kernel", "rival", "its ms", *headings, "error", "its error"]
         noun = "thread" if threads == 1 else "threads"
         yield Table(f"{kernel}, {target}, {threads} {noun}", columns, lines)
 

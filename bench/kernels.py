@@ -5,12 +5,13 @@
 
 Kernels: `forward`, `backward` (gradient at the inputs, with the mask), `weight_update`,
 `conv_neuron` (a convolution and its neurons, bits out) and `neuron` (forward and backward over T).
-Each is measured with kernel="auto", "event" and "dense" beside torch in float32, bfloat16 and as a
-CSR matrix, interleaved; each result is compared with float64. One process an instruction set, with
-torch held to the same. --quick is the best instruction set alone at a few rates; without it the
-layers of workload c and the other instruction sets are measured at a selection of rates and
-threads; --all is every combination, and takes hours. Exit status: 0; 1 when h2learn computes
-something else than float64 does; 2 for a wrong argument. See docs/benchmarks.md.
+Each is measured with kernel="auto", "event", "dense" and by name ("digits" forward, "sampled"
+backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; each result is
+compared with float64. One process an instruction set, with torch held to the same; what one
+instruction set runs by another's code is measured once. --quick is the best instruction set alone
+at a few rates; without it the layers of workload c and the other instruction sets are measured at a
+selection of rates and threads; --all is every combination, and takes hours. Exit status: 0; 1 when
+h2learn computes something else than float64 does; 2 for a wrong argument. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,15 @@ from kernel_cases import (
     SYNAPSE_KERNELS,
     Case,
     NeuronCase,
+    Way,
     cases_of,
 )
-from kernel_tables import AUTO_SLACK, tables
+from kernel_tables import AUTO_SLACK, Goal, tables
 from measure import interleave
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from targets import DIGITS_ONLY, TARGETS, environment
 
 Row = dict[str, Any]
 
@@ -53,43 +56,32 @@ RATES = (1, 5, 10, 15, 20, 30, 50)
 FEW_RATES = (0.01, 0.1, 0.3)
 FEW_LAYERS = ("c:conv2", "c:linear1")
 FUSED = "c:conv2"
-# The plain reference is no target to be fast on.
-TARGETS = [target for target in _core.available_targets() if target != "scalar"]
+INT8 = "ceiling-int8x3"
+OURS = ("h2learn-auto", "h2learn-digits", "h2learn-sampled")
 BF16_TARGETS = ("avx512", "avx512vnni", "amx")
 ERROR_TOLERANCE = {"conv_neuron": 1e-3}
 DEFAULT_ERROR_TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True)
-class Goal:
-    """The ratio that rows of a kernel and a rival should reach.
-
-    Attributes:
-        cases: that it is for; None: all.
-        rates: lowest and highest that it is for.
-    """
-
-    kernel: str
-    rival: str
-    ratio: float
-    cases: tuple[str, ...] | None = None
-    rates: tuple[float, float] = (0.0, 1.0)
-
-
 _SIZES = tuple(SIZES)
 _FROM_MEMORY = tuple(name for name, case in NEURONS.items() if case.from_memory)
+_SPARSE, _FEW, _MASKED = "forward, 10 to 30 %", "forward, 1 %", "input gradient with mask"
+_FUSED_TITLE = "convolution 128->256 3x3 and neurons, bits out"
+_NEURON_TITLE = "neurons forward and backward over T"
 GOALS = (
-    Goal("forward", "torch-float32", 7.0, _SIZES, (0.10, 0.30)),
-    Goal("forward", "torch-float32", 14.0, _SIZES, (0.01, 0.01)),
-    Goal("forward", "torch-csr", 1.8, _SIZES, (0.01, 0.01)),
-    Goal("weight_update", "torch-float32", 6.0, _SIZES),
-    Goal("backward", "torch-float32", 3.5, _SIZES),
-    Goal("conv_neuron", "torch-float32", 13.0, (FUSED,)),
-    Goal("conv_neuron", "torch-bf16", 1.0, (FUSED,)),
-    Goal("neuron", "torch-float32", 28.0),
-    Goal("neuron", "ceiling", 0.85, _FROM_MEMORY),
+    Goal(_SPARSE, "forward", "torch-float32", 7.0, _SIZES, (0.10, 0.30)),
+    Goal(_SPARSE, "forward", INT8, 0.65, _SIZES, (0.10, 0.30)),
+    Goal(_FEW, "forward", "torch-float32", 14.0, _SIZES, (0.01, 0.01)),
+    Goal(_FEW, "forward", "torch-csr", 1.8, _SIZES, (0.01, 0.01)),
+    Goal(_FUSED_TITLE, "conv_neuron", "torch-float32", 13.0, (FUSED,)),
+    Goal(_FUSED_TITLE, "conv_neuron", "torch-bf16", 1.0, (FUSED,)),
+    Goal(_FUSED_TITLE, "conv_neuron", INT8, 0.75, (FUSED,)),
+    Goal("weight gradient, packing included", "weight_update", "torch-float32", 6.0, _SIZES),
+    Goal(_MASKED, "backward", "torch-float32", 3.5, _SIZES),
+    Goal(_NEURON_TITLE, "neuron", "torch-float32", 28.0),
+    Goal(_NEURON_TITLE, "neuron", "ceiling", 0.85, _FROM_MEMORY),
     *(
-        Goal(kernel, f"h2learn-{own}", 1.0 / AUTO_SLACK)
+        Goal("", kernel, f"h2learn-{own}", 1.0 / AUTO_SLACK)
         for kernel in SYNAPSE_KERNELS
         for own in ("event", "dense")
     ),
@@ -98,14 +90,8 @@ GOALS = (
 
 def goal_of(kernel: str, case: str, rival: str, rate: float | None) -> float | None:
     """The goal of a row; None when it has none."""
-    for goal in GOALS:
-        if (
-            (goal.kernel, goal.rival) == (kernel, rival)
-            and (goal.cases is None or case in goal.cases)
-            and (rate is None or goal.rates[0] - 1e-9 <= rate <= goal.rates[1] + 1e-9)
-        ):
-            return goal.ratio
-    return None
+    fitting = (goal.ratio for goal in GOALS if goal.is_of(kernel, case, rival, rate))
+    return next(fitting, None)
 
 
 # ---- what is measured
@@ -129,12 +115,26 @@ def plan(options: argparse.Namespace, target: str) -> Iterator[Job]:
                 if name not in options.cases:
                     continue
                 rates = [percent / 100 for percent in options.rates]
+                if _repeats_another(target) and kernel not in ("forward", "conv_neuron"):
+                    continue  # only currents have the digits kernel
                 if not options.all:
                     if not _is_measured(options, target, threads, kernel, name):
                         continue
                     if options.quick or target != TARGETS[-1]:
                         rates = [rate for rate in rates if rate in FEW_RATES] or rates
                 yield Job(kernel, name, threads, rates)
+
+
+def _repeats_another(target: str) -> bool:
+    """True where the best target runs the same code, except that of the digits kernel."""
+    best = TARGETS[-1]
+    return best in DIGITS_ONLY and target in ("avx512", *DIGITS_ONLY) and target != best
+
+
+def _is_new(target: str, way: Way) -> bool:
+    """False for what is measured on the best target already."""
+    own = way.name.startswith("h2learn") and way.name != "h2learn-digits"
+    return not (_repeats_another(target) and (own or way.rate is not None))
 
 
 def _is_measured(
@@ -151,38 +151,12 @@ def _is_measured(
     return most and (name not in LAYERS or name in FEW_LAYERS)
 
 
-def environment(target: str) -> dict[str, str]:
-    """Variables that hold h2learn to a target, and torch's libraries to the same instructions."""
-    held = {"H2LEARN_TARGET": target}
-    if target == "avx2":
-        held |= {
-            "ATEN_CPU_CAPABILITY": "avx2",
-            "ONEDNN_MAX_CPU_ISA": "AVX2",
-            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        }
-    elif target == "baseline":
-        held |= {
-            "ATEN_CPU_CAPABILITY": "default",
-            "ONEDNN_MAX_CPU_ISA": "SSE41",
-            "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-        }
-        if not _is_intel():
-            # There MKL heeds the variable above for nothing less than AVX2.
-            held["MKL_CBWR"] = "COMPATIBLE"
-    return held
-
-
-def _is_intel() -> bool:
-    """Whether MKL chooses its instructions by their names; on other processors it does not."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text()
-
-
 def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
     """Times all ways of one job, interleaved; a row a way, with its error against float64."""
     torch.set_num_threads(job.threads)
     case = cases_of(job.kernel)[job.case]
-    ways = list(KERNELS[job.kernel](case, job.rates, target in BF16_TARGETS))
+    ways = KERNELS[job.kernel](case, job.rates, target in BF16_TARGETS)
+    ways = [way for way in ways if _is_new(target, way)]
     errors = [way.error(way.run()) for way in ways]
     timings = interleave({str(i): way.run for i, way in enumerate(ways)}, rounds)
     return [
@@ -249,20 +223,23 @@ def measure_elsewhere(target: str, options: argparse.Namespace) -> list[Row]:
 
 
 def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> list[Row]:
-    """One row for each measurement of h2learn's `auto` and each of its rivals there.
+    """One row for each measurement of `auto`, `digits` and `sampled` and each of its rivals there.
 
-    `ratio` is the rival's time over `auto`'s; of a rival's memory formats the fastest counts. The
-    rival `ceiling` is the least time that the machine's arithmetic and memory allow for the dense
-    product and h2learn's data: skipping zeros can beat it. Of neurons, it stands beside
-    `h2learn-in-place`.
+    `ratio` is the rival's time over that of the kernel named in `h2learn_kernel`; of a rival's
+    memory formats the fastest counts. The rival `ceiling` is the least time that the machine's
+    arithmetic and memory allow for the dense product and h2learn's data: skipping zeros can beat
+    it. `ceiling-int8x3` is the same with each weight as three bytes, where the instruction set
+    multiplies bytes. Of neurons, `ceiling` stands beside `h2learn-in-place`.
     """
     rows: list[Row] = []
     for ours in measured:
-        if ours["way"] != "h2learn-auto":
+        if ours["way"] not in OURS:
             continue
         rivals: dict[str, Row] = {}
         for other in measured:
-            if other["way"] == "h2learn-auto" or other["rate"] not in (None, ours["rate"]):
+            if other["way"] == ours["way"] or other["rate"] not in (None, ours["rate"]):
+                continue
+            if ours["way"] != "h2learn-auto" and other["way"].startswith("h2learn"):
                 continue
             if any(other[key] != ours[key] for key in ("kernel", "case", "target", "threads")):
                 continue
@@ -270,8 +247,11 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                 rivals[other["way"]] = other
         roof = ceilings.get((ours["target"], ours["threads"]))
         if roof is not None and (ours["kernel"] != "neuron" or ours["case"] in _FROM_MEMORY):
-            least = roof.roof_ms(ours["flops"], ours["read_bytes"], ours["written_bytes"])
-            rivals["ceiling"] = {"ms": least, "detail": "", "error": None, "quartiles_ms": None}
+            amount = ours["flops"], ours["read_bytes"], ours["written_bytes"]
+            rivals["ceiling"] = _limit(roof.roof_ms(*amount))
+            int8 = roof.int8_roof_ms(*amount)
+            if int8 is not None and ours["kernel"] in ("forward", "conv_neuron"):
+                rivals[INT8] = _limit(int8)
         for name, rival in rivals.items():
             # The share of memory's bandwidth is that of the kernels alone.
             in_place = name == "ceiling" and "h2learn-in-place" in rivals
@@ -283,6 +263,7 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                     "rate": ours["rate"],
                     "target": ours["target"],
                     "threads": ours["threads"],
+                    "h2learn_kernel": ours["way"].removeprefix("h2learn-"),
                     "rival": name,
                     "rival_detail": rival["detail"],
                     "rival_ms": rival["ms"],
@@ -296,6 +277,11 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                 }
             )
     return rows
+
+
+def _limit(ms: float) -> Row:
+    """A ceiling in a rival's place."""
+    return {"ms": ms, "detail": "", "error": None, "quartiles_ms": None}
 
 
 def wrong(measured: list[Row]) -> list[Row]:
@@ -358,6 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
             for (target, n), roof in ceilings.items()
         ],
         "no_ceiling": reason,
+        "goals": [asdict(goal) for goal in GOALS if goal.title],
         "rows": rows_of(measured, ceilings),
         "measurements": measured,
     }

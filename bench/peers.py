@@ -2,13 +2,14 @@
 
     python bench/peers.py [--workloads a,b,c] [--threads 1,2] [--rounds 9] [--surrogate rect]
                           [--reset detached|kept] [--membrane store|recompute] [--peers ...]
-                          [--json FILE]
+                          [--target avx2] [--json FILE]
 
 Same network, weights, neuron and inputs for all, in one process, interleaved. A step clears the
 gradients, resets the neurons, runs forward, cross-entropy on the mean output rate, and backward.
 Losses and gradients are compared, with each other and with float64, before anything is timed; a
-library that computes something else gets no ratio. Exit status: 0; 1 when h2learn did not run or
-disagrees; 2 for a wrong argument. See docs/benchmarks.md.
+library that computes something else gets no ratio. --target holds h2learn and torch to an
+instruction set. A last table says which of the `GOALS` are reached. Exit status: 0; 1 when h2learn
+did not run or disagrees; 2 for a wrong argument. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,11 +39,13 @@ from contestants import (
     reference,
     versions,
 )
+from h2learn import _core
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
 from problems import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from targets import TARGETS, environment
 from torch import Tensor, nn
 
 OURS = "h2learn"
@@ -48,6 +53,43 @@ OURS = "h2learn"
 LOSS_TOLERANCE = 1e-6
 GRADIENT_TOLERANCE = 1e-4
 MB = 1e6
+SPIKINGJELLY = ("spikingjelly",)
+BEST = ("pytorch-compile", "pytorch-bf16")
+EAGER = ("pytorch", "pytorch-channels-last")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a step of h2learn should be beside the best of some peers: faster or smaller.
+
+    Attributes:
+        quantity: ``ms`` or ``saved_mb``; the peers' least, over h2learn's, is the ratio.
+        target: held to that instruction set only; empty: in runs that are not held.
+    """
+
+    title: str
+    workload: str
+    peers: tuple[str, ...]
+    ratio: float
+    quantity: str = "ms"
+    target: str = ""
+
+
+GOALS = (
+    *(
+        Goal("step against SpikingJelly", workload, SPIKINGJELLY, ratio)
+        for workload, ratio in (("a", 5.0), ("b", 10.0), ("c", 7.0))
+    ),
+    *(
+        Goal("step against the best of torch.compile and bf16", workload, BEST, ratio)
+        for workload, ratio in (("a", 2.5), ("b", 5.0), ("c", 3.0))
+    ),
+    *(
+        Goal("saved for the backward pass", workload, SPIKINGJELLY, 25.0, "saved_mb")
+        for workload in ("a", "b", "c")
+    ),
+    Goal("step against PyTorch, both on AVX2", "c", EAGER, 2.0, target="avx2"),
+)
 
 
 @dataclass
@@ -132,6 +174,7 @@ def rows(workload: str, threads: int, results: list[Result]) -> list[dict[str, A
             "h2learn_loss_error": ours.loss_error,
             "peer_gradient_error": peer.gradient_error,
             "h2learn_gradient_error": ours.gradient_error,
+            "h2learn_agrees": ours.agrees,
             "peer_quartiles_ms": peer.timing.quartiles_ms if peer.timing else None,
             "h2learn_quartiles_ms": ours.timing.quartiles_ms if ours.timing else None,
             "reason": peer.reason or ours.reason,
@@ -139,6 +182,62 @@ def rows(workload: str, threads: int, results: list[Result]) -> list[dict[str, A
         for peer in results
         if peer.name != OURS
     ]
+
+
+def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a goal and number of threads, of what was measured.
+
+    A peer whose arithmetic differs (bfloat16) counts here, too: it is what a user would run.
+    `ratio` and `reached` are null where h2learn disagrees with float64 or no peer ran; `peer` is
+    the best one.
+    """
+    found = []
+    for goal in GOALS:
+        if goal.target != (report["target"] or ""):
+            continue
+        rivals = [
+            row
+            for row in report["rows"]
+            if row["workload"] == goal.workload and row["peer"] in goal.peers
+        ]
+        for threads in dict.fromkeys(row["threads"] for row in rivals):
+            ratios = {
+                row["peer"]: _quotient(
+                    row[f"peer_{goal.quantity}"], row[f"h2learn_{goal.quantity}"]
+                )
+                for row in rivals
+                if row["threads"] == threads and row["h2learn_agrees"]
+            }
+            known = {peer: ratio for peer, ratio in ratios.items() if ratio is not None}
+            best = min(known, key=lambda peer: known[peer], default=None)
+            ratio = None if best is None else known[best]
+            found.append(
+                {
+                    "title": goal.title,
+                    "workload": goal.workload,
+                    "threads": threads,
+                    "goal": goal.ratio,
+                    "peer": best,
+                    "ratio": ratio,
+                    "reached": None if ratio is None else ratio >= goal.ratio,
+                }
+            )
+    return found
+
+
+GOAL_COLUMNS = ["work", "workload", "threads", "goal", "best peer", "ratio", "reached"]
+
+
+def goal_lines(report: dict[str, Any]) -> list[list[str]]:
+    """The same as text, in the order of GOAL_COLUMNS."""
+    verdicts = {True: "yes", False: "no", None: "n/a"}
+    return [
+        [
+            row["title"], row["workload"], str(row["threads"]), f">= {row['goal']:g}",
+            row["peer"] or "-", _text(row["ratio"], ".2f"), verdicts[row["reached"]],
+        ]
+        for row in report["goals"]
+    ]  # fmt: skip
 
 
 def table(results: list[Result]) -> Table:
@@ -169,18 +268,23 @@ def table(results: list[Result]) -> Table:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     options = _parse(arguments)
+    held = os.environ | (environment(options.target) if options.target else {})
+    if held != os.environ:  # libraries look at it when they are loaded
+        given = sys.argv[1:] if arguments is None else arguments
+        return subprocess.run([sys.executable, __file__, *given], env=held, check=False).returncode
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(machine.line(), soft_wrap=True)
     neurons = NeuronOptions(options.reset == "detached", options.membrane)
     console.print(
-        f"surrogate {options.surrogate}, reset {options.reset}, membrane {options.membrane}, "
-        f"medians of {options.rounds} rounds\n"
+        f"target {_core.active_target()}, surrogate {options.surrogate}, reset {options.reset}, "
+        f"membrane {options.membrane}, medians of {options.rounds} rounds\n"
     )
     report: dict[str, Any] = {
         "command": machine.command("peers", arguments),
         "machine": machine.facts(),
         "versions": versions(),
+        "target": options.target,
         "surrogate": options.surrogate,
         "reset": options.reset,
         "membrane": options.membrane,
@@ -215,6 +319,15 @@ def main(arguments: list[str] | None = None) -> int:
             title = f"{letter}: {problem.workload.describe()}; {threads} {noun}"
             console.print(title, soft_wrap=True)
             console.print(table(results))
+    report["goals"] = goals(report)
+    if report["goals"]:
+        view = Table(title="Goals: the best peer's over h2learn's", title_justify="left",
+                     box=box.SIMPLE)  # fmt: skip
+        for column in GOAL_COLUMNS:
+            view.add_column(column)
+        for line in goal_lines(report):
+            view.add_row(*line)
+        console.print(view)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if ours_agrees else 1
@@ -294,6 +407,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="what h2learn's neurons do (default: %(default)s)")  # fmt: skip
     add("--peers", type=choices(CONTESTANTS), default=list(CONTESTANTS), help="which of "
         + ",".join(CONTESTANTS))  # fmt: skip
+    add("--target", choices=TARGETS, help="hold h2learn and torch to it (default: do not)")
     add("--compile-limit", type=float, default=180.0, metavar="S",
         help="seconds that a library's first step, compilation included, may take")  # fmt: skip
     add("--seed", type=int, default=0)

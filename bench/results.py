@@ -17,6 +17,7 @@ from typing import Any
 
 import kernel_tables
 import machine
+import peers
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 Report = dict[str, Any]
@@ -35,7 +36,8 @@ def section(report: Report) -> tuple[str, str]:
     if "clocked_cycles_per_second" in report:
         return "accelerator", _heading(report) + _accelerator(report)
     if "workloads" in report:
-        return f"peers-{report['surrogate']}", _heading(report) + _peers(report)
+        held = f"-{report['target']}" if report["target"] else ""
+        return f"peers-{report['surrogate']}{held}", _heading(report) + _peers(report)
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
     raise ValueError(
@@ -99,6 +101,10 @@ def _peers(report: Report) -> str:
                 for row in rows
             ],
         ))  # fmt: skip
+    lines = peers.goal_lines(report)
+    if lines:
+        parts.append("**Goals: the best peer's over h2learn's**\n")
+        parts.append(_markdown(peers.GOAL_COLUMNS, lines))
     return "\n".join(parts)
 
 

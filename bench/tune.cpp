@@ -7,13 +7,12 @@
 // kernel that can compute it, as JSON:
 //
 //     PRODUCT C H W N KERNEL PADDING STRIDE IMAGES DENSITY
-//     {"event": ..., "dense": ..., "windows": ..., "scatter": ..., "auto": ..., "chosen":
-//     "windows"}
+//     {"event": ..., "dense": ..., "windows": ..., "scatter": ..., "auto": ..., "chosen": "gather"}
 //
 // PRODUCT is forward or weight_update (bits), backward, forward_values or weight_update_values
 // (floats). The choice between them is made here and not by the kernels' own costs, so that what
-// they would never choose is measured, too. `auto` is their choice, made in its time; `chosen`
-// names it where rows are windows, and is else decided block by block ("").
+// they would never choose is measured, too. `auto` is their choice, made in its time; `chosen` is
+// how it reads the operand: gathered rows decide between events and dense block by block.
 //
 // Kernels take turns, and medians count. Times are of the one thread's processor time: other
 // programs may run beside it.
@@ -123,7 +122,7 @@ class Product {
       rows_ = plan_.of_spikes({words_.data(), 1, job.images, features});
     }
     // Runs for all kernels: those that gather need them, the others look away.
-    plan_.add_runs({}, rows_);
+    plan_.add_runs(Choice::gather, rows_);
     columns_ = backward ? geometry_.channels_per_group() : geometry_.outputs_per_group();
     weight_ = random_.values(geometry_.weights(), false);
     if (outer_) {
@@ -134,12 +133,13 @@ class Product {
     product_.rows = rows_;
     product_.columns = columns_;
     product_.scale = 1;
+    product_.rounds_once = job.product == "forward_values";
     product_.out = out_.data();
     add_weights(kernels_, geometry_, backward ? PackFor::backward : PackFor::forward,
                 weight_.data(), product_);
   }
 
-  bool has_windows() const { return choose(Method::dense).windows != 0; }
+  bool has_windows() const { return h2learn::has_windows(rows_); }
   bool can_scatter() const { return h2learn::can_scatter(rows_); }
 
   Choice choose(Method method) const {
@@ -212,14 +212,15 @@ double median(std::vector<double> values) {
 
 void measure(const Job& job, int rounds) {
   Product product(job);
-  std::vector<Way> ways = {{"event", Method::event, {}, false, 1, {}},
-                           {"auto", Method::by_density, {}, true, 1, {}}};
+  std::vector<Way> ways = {{"event", Method::event, Choice::gather, false, 1, {}},
+                           {"dense", Method::dense, Choice::gather, false, 1, {}},
+                           {"auto", Method::by_density, Choice::gather, true, 1, {}}};
   if (product.has_windows()) {
-    ways.push_back({"windows", Method::dense, {1, 0}, false, 1, {}});
-  } else {
-    ways.push_back({"dense", Method::dense, {}, false, 1, {}});
+    ways.push_back({"windows", Method::dense, Choice::windows, false, 1, {}});
   }
-  if (product.can_scatter()) ways.push_back({"scatter", Method::event, {0, 1}, false, 1, {}});
+  if (product.can_scatter()) {
+    ways.push_back({"scatter", Method::event, Choice::scatter, false, 1, {}});
+  }
   for (Way& way : ways) {
     time_of(product, way);
     const double once = time_of(product, way);
@@ -231,10 +232,9 @@ void measure(const Job& job, int rounds) {
   std::printf("{");
   for (const Way& way : ways) std::printf("\"%s\": %.6g, ", way.name, median(way.ns));
   const Choice choice = product.choose(Method::by_density);
-  const char* const chosen = choice.windows != 0     ? "windows"
-                             : choice.scatter != 0   ? "scatter"
-                             : product.has_windows() ? "event"
-                                                     : "";
+  const char* const chosen = choice == Choice::windows   ? "windows"
+                             : choice == Choice::scatter ? "scatter"
+                                                         : "gather";
   std::printf("\"chosen\": \"%s\"}\n", chosen);
   std::fflush(stdout);
 }

@@ -75,13 +75,13 @@ class Sample:
     Attributes:
         ns: nanoseconds by each way (costs.ways_of).
         auto_ns: as `auto` ran, with the costs that it was compiled with.
-        chosen: its way then; empty where it decides block by block.
+        chosen: its reading then: ``windows``, ``scatter``, or ``gather`` for both other ways.
     """
 
     layer: Layer
     ns: dict[str, float]
     auto_ns: float
-    chosen: str = ""
+    chosen: str = "gather"
 
     def regret(self, way: str) -> float:
         """Time of a way over that of the fastest."""
@@ -177,7 +177,7 @@ def least_squares(samples: Sequence[Sample], old: Costs, lanes: int) -> Costs:
 
 def descend(samples: Sequence[Sample], start: Costs, lanes: int) -> Costs:
     """The second step of `fit`: coordinate descent, on the constants that the samples know."""
-    ways = sorted({way for sample in samples for way in sample.ns}, key=_dense_first)
+    ways = ["windows", "dense", "event", "scatter"]  # as in costs.ways_of
     counts = np.zeros((len(samples), len(ways), len(_NAMES)))
     regrets = np.full((len(samples), len(ways)), np.inf)
     for i, sample in enumerate(samples):
@@ -202,11 +202,6 @@ def descend(samples: Sequence[Sample], start: Costs, lanes: int) -> Costs:
                 if (found := loss(tried)) < (1 - _LEAST_GAIN) * least:
                     values, least, improved = tried, found, True
     return Costs(**dict(zip(_NAMES[1:], values.tolist(), strict=True)))
-
-
-def _dense_first(way: str) -> bool:
-    """At a tie the core computes densely."""
-    return way not in ("dense", "windows")
 
 
 def _counts(layer: Layer, way: str, lanes: int) -> Array:

@@ -20,6 +20,7 @@ import plain
 import problems
 import pytest
 import results
+import targets
 import torch
 from contestants import CONTESTANTS, reference
 from problems import Workload, make_problem
@@ -227,6 +228,49 @@ def test_a_peer_that_computes_something_else_gets_no_ratio() -> None:
     assert rows[1]["peer_ms"] == 6.0
 
 
+def report_of(results: list[peers.Result], workload: str = "a", target: str | None = None) -> dict:
+    report = {"target": target, "rows": peers.rows(workload, 2, results)}
+    return report | {"goals": peers.goals(report)}
+
+
+def test_goals_are_beside_the_best_peer() -> None:
+    ours, jelly = result("h2learn", 2.0, 2.0), result("spikingjelly", 2.0, 12.0)
+    fast, other = result("pytorch-compile", 2.0, 6.0), result("pytorch-bf16", 2.3, 4.0)
+    jelly.saved_mb, other.comparable = 24.0, False
+    report = report_of([ours, jelly, fast, other])
+    lines = {line[0]: line[1:] for line in peers.goal_lines(report)}
+    assert lines == {
+        "step against SpikingJelly": ["a", "2", ">= 5", "spikingjelly", "6.00", "yes"],
+        "step against the best of torch.compile and bf16": [
+            "a", "2", ">= 2.5", "pytorch-bf16", "2.00", "no"
+        ],
+        "saved for the backward pass": ["a", "2", ">= 25", "spikingjelly", "24.00", "no"],
+    }  # fmt: skip
+
+
+def test_no_goal_is_reached_by_a_wrong_result_or_beside_an_absent_peer() -> None:
+    wrong = report_of([result("h2learn", 2.1, 2.0), result("spikingjelly", 2.0, 100.0)])
+    absent = report_of([result("h2learn", 2.0, 2.0), peers.Result("spikingjelly", "not installed")])
+    for report in (wrong, absent):
+        assert [line[-3:] for line in peers.goal_lines(report)] == [["-", "-", "n/a"]] * 2
+
+
+def test_the_goal_on_avx2_is_that_of_a_run_held_to_it() -> None:
+    both = [result("h2learn", 2.0, 2.0), result("pytorch", 2.0, 5.0)]
+    assert report_of(both, "c")["goals"] == []
+    (goal,) = report_of(both, "c", "avx2")["goals"]
+    assert (goal["ratio"], goal["reached"]) == (2.5, True)
+
+
+def test_a_run_is_held_to_a_target(tmp_path, capfd) -> None:
+    target = targets.TARGETS[-1]
+    file = tmp_path / "peers.json"
+    options = ["--workloads", "a", "--threads", "1", "--rounds", "1", "--peers", "h2learn,pytorch"]
+    assert peers.main([*options, "--target", target, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["target"] == target
+    assert f"target {target}," in capfd.readouterr().out
+
+
 def test_no_ratio_when_h2learn_itself_is_wrong() -> None:
     rows = peers.rows("a", 1, [result("h2learn", 2.1, 2.0), result("x", 2.0, 6.0)])
     assert rows[0]["ratio"] is None
@@ -286,7 +330,14 @@ def test_results_of_an_unknown_kind_change_nothing(tmp_path, monkeypatch, capsys
 
 def test_the_page_of_results_has_every_section() -> None:
     text = results.RESULTS.read_text()
-    for name in ("peers-rect", "peers-atan", "accuracy", "kernels", "accelerator"):
+    for name in (
+        "peers-rect",
+        "peers-rect-avx2",
+        "peers-atan",
+        "accuracy",
+        "kernels",
+        "accelerator",
+    ):
         assert "figures" in results.replace(text, name, "figures")
 
 

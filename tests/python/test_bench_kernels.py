@@ -6,6 +6,7 @@ float64, the rows say who was compared with whom, and a wrong result is not pass
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -18,6 +19,7 @@ import kernels
 import pytest
 import results
 import roofline
+import targets
 import torch
 from ceiling import Ceiling, NoCeilingError
 from h2learn import _core, ops
@@ -32,6 +34,7 @@ TINY = {
 }
 ROOF = Ceiling(1e12, 4e11, 2e11, 1e10, 2e10)
 RATES = [0.05, 0.1, 0.5]
+GOALS = [dataclasses.asdict(goal) for goal in kernels.GOALS if goal.title]
 
 
 # ---- ways
@@ -52,6 +55,8 @@ def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
     expected = {"h2learn-auto", "h2learn-dense", "torch-float32", "torch-bf16"}
     expected |= {"h2learn-event"} if case != "analog" else set()
     expected |= {"torch-csr"} if (kernel, case) == ("forward", "vectors") else set()
+    expected |= {"h2learn-digits"} if kernel == "forward" and case != "analog" else set()
+    expected |= {"h2learn-sampled"} if kernel == "backward" and case != "counts" else set()
     assert names == expected
 
 
@@ -66,7 +71,7 @@ def test_a_convolution_and_its_neurons_give_the_same_spikes() -> None:
     assert [way.rate for way in ways if way.name == "h2learn-auto"] == RATES
     for way in ways:
         assert way.error(way.run()) < (0.05 if way.name == "torch-bf16" else 0.01)
-    words = ways[-1 - len(kernel_cases.rivals_of(TINY["images"], True))].run()
+    words = next(way for way in ways if way.rate == RATES[-1]).run()
     assert ways[0].error(~words) > 0.3
 
 
@@ -106,8 +111,9 @@ def options(*arguments: str):
     return kernels._parse(list(arguments))
 
 
-def test_all_is_every_combination() -> None:
+def test_all_is_every_combination(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = options("--all", "--threads", "1,2")
+    monkeypatch.setattr(kernels, "DIGITS_ONLY", ())  # what repeats another is left out even so
     jobs = [(t, *vars(j).values()) for t in chosen.targets for j in kernels.plan(chosen, t)]
     cases = sum(len(kernel_cases.cases_of(kernel)) for kernel in kernel_cases.KERNELS)
     assert len(jobs) == len(kernels.TARGETS) * 2 * cases
@@ -144,12 +150,12 @@ def test_goals_are_those_of_the_sizes_and_rates_they_name() -> None:
 
 
 def test_torch_is_held_to_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_is_intel", lambda: True)
-    assert kernels.environment("avx512") == {"H2LEARN_TARGET": "avx512"}
-    assert kernels.environment("avx2")["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert "MKL_CBWR" not in kernels.environment("baseline")
-    monkeypatch.setattr(kernels, "_is_intel", lambda: False)
-    assert kernels.environment("baseline")["MKL_CBWR"] == "COMPATIBLE"
+    monkeypatch.setattr(targets, "is_intel", lambda: True)
+    assert targets.environment("avx512") == {"H2LEARN_TARGET": "avx512"}
+    assert targets.environment("avx2")["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "MKL_CBWR" not in targets.environment("baseline")
+    monkeypatch.setattr(targets, "is_intel", lambda: False)
+    assert targets.environment("baseline")["MKL_CBWR"] == "COMPATIBLE"
 
 
 # ---- rows
@@ -192,13 +198,58 @@ def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
     ((fast, _), (slow, worst)) = kernel_tables.auto_losses(rows)
     assert (fast, slow) == (0.5, 2.0)
     assert worst["rival"] == "h2learn-event"
-    report = {"rows": rows, "ceilings": []}
+    report = {"rows": rows, "ceilings": [], "goals": GOALS}
     shown = {table.title: table for table in kernel_tables.tables(report)}
     (auto,) = [table for title, table in shown.items() if "auto" in title]
     assert auto.rows == [["forward", "avx2", "1", "1 of 2", "2.00", f"{worst['case']} at 30 %",
                           "event"]]  # fmt: skip
     (goals,) = [table for title, table in shown.items() if title.startswith("Goals")]
-    assert goals.rows[0][5:8] == ["1 of 2", "2.00", f"{worst['case']} at 30 %"]
+    lines = {(line[0], line[1]): line[3:] for line in goals.rows}
+    assert lines["forward, 10 to 30 %", "torch-float32"][:6] == [
+        "auto", "avx2", "1", "no", "1 of 2", "2.00"
+    ]  # fmt: skip
+    assert lines["forward, 10 to 30 %", "torch-float32"][6] == f"{worst['case']} at 30 %"
+    assert lines["forward, 10 to 30 %", kernels.INT8][3] == "n/a"  # ROOF multiplies no bytes
+    assert not any(work.startswith("neurons") for work, _ in lines)  # not measured
+
+
+def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None:
+    rows = kernels.rows_of(
+        [
+            measured("h2learn-auto", 4.0, 0.1),
+            measured("h2learn-digits", 2.0),
+            measured("h2learn-dense", 8.0),
+            measured("torch-float32", 16.0),
+            measured("torch-csr", 5.0, 0.1),
+        ],
+        {("avx2", 1): dataclasses.replace(ROOF, int8_ops=6e12)},
+    )
+    by = {(row["h2learn_kernel"], row["rival"]): row for row in rows}
+    digits = {rival for kernel, rival in by if kernel == "digits"}
+    assert digits == {"torch-float32", "ceiling", kernels.INT8}
+    assert by["digits", "torch-float32"]["ratio"] == 8.0
+    assert by["digits", kernels.INT8]["ratio"] == pytest.approx(0.5)  # 3 * 2 GOP at 6 TOP/s
+    assert by["auto", "h2learn-digits"]["ratio"] == 0.5
+    shown = kernel_tables.tables({"rows": rows, "ceilings": [], "goals": GOALS})
+    (goals,) = [table for table in shown if table.title.startswith("Goals")]
+    of_digits = {(line[0], line[1]): line[6] for line in goals.rows if line[3] == "digits"}
+    assert of_digits["forward, 10 to 30 %", "torch-float32"] == "yes"
+    assert of_digits["forward, 10 to 30 %", kernels.INT8] == "no"
+
+
+def test_what_a_target_shares_with_the_best_is_measured_once(monkeypatch) -> None:
+    monkeypatch.setattr(kernels, "TARGETS", ["baseline", "avx2", "avx512", "avx512vnni", "amx"])
+    chosen = options("--all", "--targets", kernels.TARGETS[0])
+    every = set(kernel_cases.KERNELS)
+    for target, expected in (
+        ("avx2", every), ("amx", every), ("avx512", {"forward", "conv_neuron"})
+    ):  # fmt: skip
+        assert {job.kernel for job in kernels.plan(chosen, target)} == expected
+    ways = list(kernel_cases.forward(TINY["vectors"], RATES, False))
+    names = {target: {w.name for w in ways if kernels._is_new(target, w)} for target in
+             ("avx512", "amx")}  # fmt: skip
+    assert names["avx512"] == {"h2learn-digits", "torch-float32"}
+    assert names["amx"] == {way.name for way in ways}
 
 
 def test_the_share_of_bandwidth_is_that_of_the_kernels_alone() -> None:
@@ -219,6 +270,11 @@ def test_a_roof_is_the_slower_of_arithmetic_and_memory() -> None:
     assert ROOF.roof_ms(0, 4e7, 0) == pytest.approx(4.0)  # read at 10 GB/s
     assert ROOF.roof_ms(0, 4e7, 4e7) == pytest.approx(4.0)  # both copied at 20 GB/s
     assert ROOF.roof_ms(0, 4e7, 1e7) == pytest.approx(1.0 + 3.0)
+    assert ROOF.int8_roof_ms(1e9, 1e3, 1e3) is None
+    bytewise = dataclasses.replace(ROOF, int8_ops=4e12)
+    assert bytewise.int8_roof_ms(1e9, 1e3, 1e3) == pytest.approx(0.75)
+    assert ceiling.highest(ROOF, bytewise) == bytewise
+    assert ceiling.highest(ROOF, ROOF) == ROOF
 
 
 def test_a_wrong_result_is_named() -> None:
@@ -240,6 +296,7 @@ def test_ceilings_are_measured_on_every_target(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("CXX", raising=False)
     for target in kernels.TARGETS:
         figures = ceiling.measure_ceiling(target, 2, seconds=0.001).as_dict()
+        assert (figures.pop("int8_ops") is not None) == (target in targets.DIGITS_ONLY)
         assert all(1e7 < figure < 1e14 for figure in figures.values()), figures
 
 
@@ -288,7 +345,8 @@ def test_results_have_a_section_for_it(report: dict, tmp_path, monkeypatch) -> N
     assert "old" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "| c:linear3 | torch-float32 |" in text
+    assert "| c:linear3 | auto | torch-float32 |" in text
+    assert "| c:linear3 | sampled | torch-float32 |" in text
     assert "python bench/kernels.py --all" in text
 
 

@@ -14,9 +14,9 @@ from costs import Costs, Layer, Row
 from tune import Sample
 
 KNOWN = Costs(
-    gather_row=60.0, gather_run=35.0, list_bit=0.3, list_value=6.0, bit_event=1.4, value_event=1.9,
-    start_sum=8.0, next_bit=20.0, next_output=3.0, next_weight=9.0, bit_scatter=2.5,
-    start_scatter=12.0, narrow=1.2,
+    gather_row=60.0, gather_run=35.0, gather_values=80.0, list_bit=0.3, list_value=6.0,
+    bit_event=1.4, value_event=1.9, start_sum=8.0, next_bit=20.0, next_output=3.0, next_weight=9.0,
+    bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
 )  # fmt: skip
 OTHER = Costs(**{name: 3.0 * value for name, value in KNOWN.as_dict().items()})
 LANES = 8
@@ -121,7 +121,7 @@ def test_events_are_chosen_where_they_are_few() -> None:
     assert costs.choose(layer, KNOWN, LANES) == "event"
     assert costs.choose(dataclasses.replace(layer, density=0.99), KNOWN, LANES) == "dense"
     image = Layer("forward", 2, 34, 16, 5, 0, 1, 8, 0.01)
-    assert costs.ways_of(image) == ["event", "windows", "scatter"]
+    assert costs.ways_of(image) == ["windows", "dense", "event", "scatter"]
     assert costs.choose(image, KNOWN, LANES) == "scatter"
 
 
@@ -185,8 +185,10 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
         ]
         least, second, *_ = sorted(prices)
         if second > 1.1 * least:  # else the density that was drawn decides
-            assert sample.chosen == costs.choose(sample.layer, constants, lanes), sample.layer
-            seen.add(sample.chosen)
+            found = costs.choose(sample.layer, constants, lanes)
+            reading = found if found in ("windows", "scatter") else "gather"
+            assert sample.chosen == reading, sample.layer
+            seen.add(found)
     assert seen >= {"windows", "event", "scatter"}
 
 
