@@ -108,7 +108,7 @@ BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-a
                 $(if $(HAS_AVX2),peers-avx2) accelerator)
 , := ,
 
-# Ends by filling the sections of bench/RESULTS.md; about 40 minutes on two cores.
+# Ends by filling the sections of bench/RESULTS.md.
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
