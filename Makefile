@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
-	$(BIN)/cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
+	$(BIN)/cppcheck -j $(JOBS) --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
 	  --enable=warning,performance,portability --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches \
 	  -D__x86_64__ -DH2LEARN_TARGET=baseline -I cpp/include -I cpp/src cpp
 
@@ -81,7 +81,8 @@ check-stubs: $(VENV)/.dev
 	diff -u python/h2learn/_core.pyi build/stubs/h2learn/_core.pyi \
 	  || { echo "stubs are stale: run 'make stubs'"; exit 1; }
 
-# GoogleTest and google-benchmark: taken from the system, else fetched by CMake.
+# GoogleTest and google-benchmark: taken from the system, which root gets them for where apt is the
+# system's; CMake fetches what is missing, and says so.
 .PHONY: cpp-libraries
 cpp-libraries:
 	@if [ ! -e /usr/include/gtest/gtest.h ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
@@ -98,8 +99,10 @@ sanitize: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan
 	$(CMAKE_TOOLS) ctest --preset asan-ubsan -j $(JOBS)
 
+# As many processes as cores. Two threads in each are enough to test kernels that have threads.
+python-test: export OMP_NUM_THREADS := 2
 python-test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # ---- measurements
 
