@@ -20,7 +20,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # Threads that wait sleep instead of spinning: checks may run beside other work.
 test: export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test bench tune lint format stubs check-stubs cpp-test sanitize python-test clean
+.PHONY: demo test bench tune lint format stubs check-stubs cpp-test sanitize tsan python-test clean
 
 demo: $(VENV)/.demo
 	rm -rf runs/demo
@@ -96,8 +96,18 @@ cpp-test: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --preset asan-ubsan
-	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan
+	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan --target h2learn_tests
 	$(CMAKE_TOOLS) ctest --preset asan-ubsan -j $(JOBS)
+
+# Not part of `make test`, since it needs a second compiler: ThreadSanitizer understands the
+# barriers of Clang's OpenMP runtime, not those of GCC's.
+CLANGXX ?= clang++-19
+tsan: $(VENV)/.dev cpp-libraries
+	@if ! command -v $(CLANGXX) >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get install -y -qq clang-19 libomp-19-dev >/dev/null; fi
+	$(CMAKE_TOOLS) cmake --preset tsan -DCMAKE_CXX_COMPILER=$(CLANGXX)
+	$(CMAKE_TOOLS) cmake --build --preset tsan --target h2learn_tests
+	$(CMAKE_TOOLS) ctest --preset tsan -R 'SeveralThreads|Memory'
 
 # As many processes as cores. Two threads in each are enough to test kernels that have threads.
 python-test: export OMP_NUM_THREADS := 2
