@@ -20,7 +20,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # Threads that wait sleep instead of spinning: checks may run beside other work.
 test: export OMP_WAIT_POLICY := passive
 
-.PHONY: demo test bench tune lint format stubs check-stubs cpp-test sanitize python-test clean
+.PHONY: demo test bench tune lint format stubs check-stubs cpp-test sanitize tsan python-test clean
 
 demo: $(VENV)/.demo
 	rm -rf runs/demo
@@ -61,7 +61,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
-	$(BIN)/cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
+	$(BIN)/cppcheck -j $(JOBS) --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
 	  --enable=warning,performance,portability --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches \
 	  -D__x86_64__ -DH2LEARN_TARGET=baseline -I cpp/include -I cpp/src cpp
 
@@ -81,7 +81,8 @@ check-stubs: $(VENV)/.dev
 	diff -u python/h2learn/_core.pyi build/stubs/h2learn/_core.pyi \
 	  || { echo "stubs are stale: run 'make stubs'"; exit 1; }
 
-# GoogleTest and google-benchmark: taken from the system, else fetched by CMake.
+# GoogleTest and google-benchmark: taken from the system, which root gets them for where apt is the
+# system's; CMake fetches what is missing, and says so.
 .PHONY: cpp-libraries
 cpp-libraries:
 	@if [ ! -e /usr/include/gtest/gtest.h ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
@@ -95,11 +96,23 @@ cpp-test: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev cpp-libraries
 	$(CMAKE_TOOLS) cmake --preset asan-ubsan
-	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan
+	$(CMAKE_TOOLS) cmake --build --preset asan-ubsan --target h2learn_tests
 	$(CMAKE_TOOLS) ctest --preset asan-ubsan -j $(JOBS)
 
+# Not part of `make test`, since it needs a second compiler: ThreadSanitizer understands the
+# barriers of Clang's OpenMP runtime, not those of GCC's.
+CLANGXX ?= clang++-19
+tsan: $(VENV)/.dev cpp-libraries
+	@if ! command -v $(CLANGXX) >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then apt-get install -y -qq clang-19 libomp-19-dev >/dev/null; fi
+	$(CMAKE_TOOLS) cmake --preset tsan -DCMAKE_CXX_COMPILER=$(CLANGXX)
+	$(CMAKE_TOOLS) cmake --build --preset tsan --target h2learn_tests
+	$(CMAKE_TOOLS) ctest --preset tsan -R 'SeveralThreads|Memory'
+
+# As many processes as cores. Two threads in each are enough to test kernels that have threads.
+python-test: export OMP_NUM_THREADS := 2
 python-test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # ---- measurements
 

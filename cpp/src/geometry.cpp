@@ -10,8 +10,9 @@ namespace {
 // Sizes beyond this would overflow 32-bit indices, and their products 64-bit ones.
 constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
 
-/// Whether a * b <= largest, for a and b that are.
-bool product_fits(std::int64_t a, std::int64_t b) { return a * b <= largest; }
+bool product_fits(std::int64_t a, std::int64_t b) {
+  return a <= largest && b <= largest && a * b <= largest;
+}
 
 void require_size(const char* field, std::int64_t value, std::int64_t least) {
   if (value < least || value > largest) {
@@ -27,6 +28,17 @@ void require_divides(const char* field, std::int64_t value, std::int64_t groups)
     throw std::invalid_argument(std::string(field) + " must be a multiple of groups (" +
                                 std::to_string(groups) + "), got " + std::to_string(value));
   }
+}
+
+/// Elements of an index of every position's taps, which are counted in 32 bits.
+std::size_t index_size(std::int64_t positions, std::int64_t taps) {
+  if (!product_fits(positions, taps)) {
+    throw std::invalid_argument(
+        "positions of one image times the kernel's taps must be below 2^31 "
+        "where they are listed, got " +
+        std::to_string(positions) + " times " + std::to_string(taps));
+  }
+  return static_cast<std::size_t>(positions * taps);
 }
 
 /// The output coordinate that reads input `in` through kernel offset `tap`, or -1.
@@ -65,15 +77,32 @@ void Geometry::validate() const {
   }
   if (!product_fits(in_height, in_width) || !product_fits(in_positions(), in_channels) ||
       !product_fits(kernel_height, kernel_width) || !product_fits(taps(), channels_per_group()) ||
-      !product_fits(out_height(), out_width()) || !product_fits(out_positions(), out_channels)) {
+      !product_fits(taps(), outputs_per_group()) || !product_fits(out_height(), out_width()) ||
+      !product_fits(out_positions(), out_channels)) {
     throw std::invalid_argument(
-        "one image must have fewer than 2^31 inputs, outputs and weights per output");
+        "one image must have fewer than 2^31 inputs, outputs, weights per output and weights per "
+        "input");
+  }
+  // Windows are read from an image with its padding around it: of the inputs for the outputs'
+  // windows, of the outputs for the inputs'.
+  const std::int64_t window_height = dilation_height * (kernel_height - 1) + 1;
+  const std::int64_t window_width = dilation_width * (kernel_width - 1) + 1;
+  const auto row_fits = [](std::int64_t height, std::int64_t width, std::int64_t channels) {
+    return product_fits(height, width) && product_fits(height * width, channels);
+  };
+  if (!row_fits(window_height, in_width + 2 * padding_width, channels_per_group()) ||
+      !row_fits(window_height, in_width - 1 + window_width, outputs_per_group())) {
+    throw std::invalid_argument(
+        "the rows of one window, padding included, must have fewer than 2^31 inputs and outputs, "
+        "got " +
+        std::to_string(window_height) + " rows, an input of " + std::to_string(in_width) +
+        " columns and padding of " + std::to_string(padding_width));
   }
 }
 
 std::vector<std::int32_t> Geometry::input_of_output() const {
   std::vector<std::int32_t> index;
-  index.reserve(static_cast<std::size_t>(out_positions() * taps()));
+  index.reserve(index_size(out_positions(), taps()));
   for (std::int64_t oh = 0; oh < out_height(); ++oh) {
     for (std::int64_t ow = 0; ow < out_width(); ++ow) {
       for (std::int64_t kh = 0; kh < kernel_height; ++kh) {
@@ -91,7 +120,7 @@ std::vector<std::int32_t> Geometry::input_of_output() const {
 
 std::vector<std::int32_t> Geometry::output_of_input() const {
   std::vector<std::int32_t> index;
-  index.reserve(static_cast<std::size_t>(in_positions() * taps()));
+  index.reserve(index_size(in_positions(), taps()));
   for (std::int64_t ih = 0; ih < in_height; ++ih) {
     for (std::int64_t iw = 0; iw < in_width; ++iw) {
       for (std::int64_t kh = 0; kh < kernel_height; ++kh) {

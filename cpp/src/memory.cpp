@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "out_of_memory.hpp"
 #include "scratch.hpp"
 
 #if defined(__linux__)
@@ -65,7 +66,7 @@ class Pool {
         drop_oldest_until(0);
         piece.data = allocate(size);
       }
-      if (piece.data == nullptr) throw std::bad_alloc();
+      if (piece.data == nullptr) throw OutOfMemory("a tensor", size);
     }
     in_use_ += piece.size;
     highest_ = std::max(highest_, in_use_);

@@ -3,7 +3,8 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
-#include <new>
+
+#include "out_of_memory.hpp"
 
 namespace h2learn {
 namespace {
@@ -23,7 +24,9 @@ class Area {
       const std::size_t rounded = (bytes + alignment) / alignment * alignment;
       reset();
       memory_ = std::aligned_alloc(alignment, rounded);
-      if (memory_ == nullptr) throw std::bad_alloc();
+      if (memory_ == nullptr) {
+        throw OutOfMemory("a kernel's scratch", static_cast<std::int64_t>(rounded));
+      }
       bytes_ = rounded;
       held += static_cast<std::int64_t>(rounded);
     }

@@ -12,7 +12,8 @@ enum class ScratchSlot { rows, weights, operands, lists, tables, output, count }
 
 /// At least `bytes` of 64-byte-aligned memory owned by the calling thread. Its contents are
 /// unspecified; it stays valid until the same thread asks for the same slot again.
-/// Throws std::bad_alloc; do not call inside an OpenMP region without catching it there.
+/// Throws OutOfMemory (out_of_memory.hpp); do not call inside an OpenMP region without catching it
+/// there.
 void* scratch(ScratchSlot slot, std::size_t bytes);
 
 /// Bytes that all threads hold in such areas.

@@ -120,8 +120,9 @@ std::vector<Target> available_targets() {
 Target active_target() {
   int value = current.load(std::memory_order_relaxed);
   if (value == unset) {
-    value = static_cast<int>(choose_at_start());
-    current.store(value, std::memory_order_relaxed);
+    // Where another thread has set one meanwhile, `value` becomes that.
+    const int chosen = static_cast<int>(choose_at_start());
+    if (current.compare_exchange_strong(value, chosen, std::memory_order_relaxed)) value = chosen;
   }
   return static_cast<Target>(value);
 }

@@ -141,6 +141,21 @@ TEST(Geometry, SizesWhoseProductsWouldOverflowAreRefused) {
   Geometry bad = geometry(5, 5, 1, 1, 0, 1);
   bad.in_height = bad.in_width = std::int64_t{1} << 30;
   expect_refused([&] { bad.validate(); }, {"fewer than 2^31"});
+  bad = {};
+  bad.padding_height = bad.padding_width = (std::int64_t{1} << 31) - 1;  // 2^64 output positions
+  expect_refused([&] { bad.validate(); }, {"fewer than 2^31"});
+  bad = {1, 3, 3, std::int64_t{1} << 29, 3, 3};
+  expect_refused([&] { bad.validate(); }, {"weights per input"});
+  bad = geometry(5, 5, 3, 1, 0, 1);
+  bad.padding_width = bad.stride_width = std::int64_t{1} << 29;
+  expect_refused([&] { bad.validate(); }, {"one window", "3 rows", "5 columns", "536870912"});
+}
+
+TEST(Geometry, AnIndexBeyond32BitsIsRefusedBeforeItsMemoryIsTaken) {
+  const Geometry large = {1, 40000, 40000, 1, 3, 3};
+  large.validate();
+  expect_refused([&] { large.input_of_output(); }, {"below 2^31", "1599840004 times 9"});
+  expect_refused([&] { large.output_of_input(); }, {"below 2^31", "1600000000 times 9"});
 }
 
 }  // namespace

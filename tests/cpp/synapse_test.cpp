@@ -67,7 +67,7 @@ void expect_same_but_for_fma(Compute compute) {
     const ForcedTarget forced(Target::scalar);
     return compute();
   }();
-  on_each_target([&] {
+  const auto compare = [&] {
     const bool fused = active_target() != Target::baseline;
     const Floats one_thread = [&] {
       const Threads threads(1);
@@ -82,7 +82,8 @@ void expect_same_but_for_fma(Compute compute) {
         ASSERT_NEAR(one_thread[i], expected[i], 1e-5F * (1 + std::abs(expected[i]))) << i;
       }
     }
-  });
+  };
+  on_each_target(compare, Target::baseline);
 }
 
 /// Runs body(layer, density) for every layer and density, saying which in failures.

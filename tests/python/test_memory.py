@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 
 import pytest
@@ -120,3 +121,53 @@ def test_a_forked_child_allocates():
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert held.numel() == MIB
+
+
+def test_a_tensor_that_no_memory_holds():
+    before = memory.statistics()
+    with pytest.raises(MemoryError, match=r"no memory for a tensor of \d+ bytes.*fewer samples"):
+        memory.empty((1 << 57,))
+    assert memory.statistics() == before
+
+
+SCRATCH_THAT_DOES_NOT_FIT = """
+import resource
+
+import torch
+from h2learn import SpikeTensor, nn
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+large = nn.Linear(4096, 4096)  # 64 MiB, packed into as much scratch for more than 224 images
+many = SpikeTensor.from_dense((torch.rand(1, 256, 4096) < 0.1).float())
+small, few = nn.Linear(64, 64), torch.rand(2, 2, 64)
+with torch.no_grad():
+    expected = small(few)
+    with open("/proc/self/statm") as file:
+        in_use = int(file.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (32 << 20), hard))
+    try:
+        large(many)
+    except MemoryError as error:
+        print(error)
+    assert torch.equal(small(few), expected)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    reference = many.to_dense() @ large.weight.T + large.bias
+    assert torch.allclose(large(many), reference, rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS, /proc")
+def test_scratch_that_no_memory_holds():
+    """One clear error; then the library goes on, with less and with more memory."""
+    outcome = subprocess.run(
+        [sys.executable, "-c", SCRATCH_THAT_DOES_NOT_FIT],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.startswith("no memory for a kernel's scratch of ")
+    assert "fewer samples or timesteps" in outcome.stdout

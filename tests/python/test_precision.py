@@ -5,6 +5,7 @@ rounding to float32: where an output sees one or two spikes, float32 sums make n
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -123,6 +124,19 @@ class Layer:
             sums += spikes[:, None] * weight
         return sums
 
+    @cached_property
+    def errors_of_torch(self) -> np.ndarray:
+        return errors(self.torch(), self.exact)
+
+    @cached_property
+    def worst_errors(self) -> np.ndarray:
+        """Of four orders of the same sums."""
+        shuffled = np.random.default_rng(0).permutation(len(self.weight))
+        others = [self.torch(np.s_[::-1]), self.torch(shuffled), self.plain()]
+        return np.max(
+            [self.errors_of_torch, *(errors(each, self.exact) for each in others)], axis=0
+        )
+
     def ratios(self, kernel: str) -> np.ndarray:
         """The kernel's errors beside what is promised: at most 1.
 
@@ -130,11 +144,8 @@ class Layer:
         float32 sums, for they are one themselves, and with heavy tails a few roundings decide, so
         one order may be luckier than another.
         """
-        sums = [self.torch()]
-        if kernel != "digits" or self.digits() == 0:
-            shuffled = np.random.default_rng(0).permutation(len(self.weight))
-            sums += [self.torch(np.s_[::-1]), self.torch(shuffled), self.plain()]
-        allowed = np.max([errors(each, self.exact) for each in sums], axis=0)
+        one_order = kernel == "digits" and self.digits() > 0
+        allowed = self.errors_of_torch if one_order else self.worst_errors
         return errors(self.currents(kernel), self.exact) / np.maximum(2 * allowed, ROUNDING)
 
 

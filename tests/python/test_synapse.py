@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from h2learn import SpikeTensor, nn
+from h2learn import SpikeTensor, _core, nn, ops
 from h2learn.kernels import KERNELS, set_kernel
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 SUM_BLOCK = 256  # forward.hpp
+INF = float("inf")
 
 
 def spikes(shape, rate: float = 0.3, seed: int = 0) -> SpikeTensor:
@@ -382,3 +383,140 @@ def test_set_kernel():
     model = torch.nn.Sequential(nn.Linear(4, 4), torch.nn.Sequential(nn.Conv2d(1, 1, 1)))
     set_kernel(model, "lut")
     assert [model[0].kernel, model[1][0].kernel] == ["lut", "lut"]
+
+
+# Sizes and numbers at their ends.
+
+
+def exactly(value: Tensor, expected: Tensor) -> bool:
+    """The same numbers, where NaN is NaN."""
+    return torch.equal(value.isnan(), expected.isnan()) and torch.equal(
+        value.nan_to_num(0.0, INF, -INF), expected.nan_to_num(0.0, INF, -INF)
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("outputs", [1, 17])
+@pytest.mark.parametrize("features", [1, 65])
+@pytest.mark.parametrize("batch", [1, 3, 300])
+def test_one_of_everything(batch, features, outputs, kernel):
+    for kind in (spikes, analog):
+        assert_gold(make(nn.Linear, features, outputs, kernel=kernel), kind((1, batch, features)))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_unaligned_memory(kernel):
+    """Operands that begin anywhere a float or a word may."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        copy = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape)
+        return copy.copy_(tensor)
+
+    shape = list(ops.geometry(33, (7, 6), 19, (3, 3), padding=(1, 1)))
+    words = spikes((1, 3, 33, 7, 6)).words[0]
+    weight, bias, grads = torch.randn(19, 33, 3, 3), torch.randn(19), torch.randn(3, 42, 19)
+    inputs, mask = torch.randn(3, 33 * 42), spikes((1, 3, 33, 7, 6), 0.5).words[0, 0]
+    for call, operands in (
+        (lambda w, k, b: ops.forward_packed(w, 1.0, k, b, shape, kernel), (words, weight, bias)),
+        (lambda x, k, b: ops.forward_dense(x, k, b, shape, kernel), (inputs, weight, bias)),
+        (lambda g, k, m: ops.backward(g, k, m, shape, kernel), (grads, weight, mask)),
+        (lambda w, g: ops.weight_update_packed(w, 1.0, g, shape, kernel), (words, grads)),
+        (lambda x, g: ops.weight_update_dense(x, g, shape, kernel), (inputs, grads)),
+    ):
+        assert torch.equal(call(*map(moved, operands)), call(*operands))
+
+
+def whole(shape, largest: int) -> Tensor:
+    return torch.randint(-largest, largest + 1, shape).float()
+
+
+@pytest.mark.parametrize("kernel", ["event", "dense"])
+def test_ten_million_positions(kernel):
+    """Whole numbers below 2^24, of which float32 sums are exact in any order."""
+    layer, side = make(nn.Conv2d, 1, 1, 3, padding=1, kernel=kernel), 3163
+    layer.weight.data = whole((1, 1, 3, 3), 4)
+    layer.bias.data = whole((1,), 4)
+    x = spikes((1, 1, 1, side, side)).requires_grad_()
+    grads = whole((1, 1, 1, side, side), 1)
+    dense = x.detach().to_dense()[0].requires_grad_()
+    wanted = [layer.weight, layer.bias]
+    expected = F.conv2d(dense, *wanted, padding=1)
+    currents = layer(x)
+    assert torch.equal(currents[0], expected)
+    values = torch.autograd.grad(currents, [x, *wanted], grads)
+    references = torch.autograd.grad(expected, [dense, *wanted], grads[0])
+    for value, reference in zip(values, references, strict=True):
+        assert torch.equal(value.view_as(reference), reference)
+
+
+@pytest.mark.parametrize("kernel", ["event", "dense"])
+def test_ten_million_images(kernel):
+    layer, images = make(nn.Linear, 1, 1, kernel=kernel), 10_000_001
+    layer.weight.data.fill_(3.0)
+    layer.bias.data.fill_(-2.0)
+    x, grads = spikes((1, images, 1)).requires_grad_(), whole((1, images, 1), 1)
+    dense = x.detach().to_dense()
+    currents = layer(x)
+    assert torch.equal(currents, 3.0 * dense - 2.0)
+    values = torch.autograd.grad(currents, [x, layer.weight, layer.bias], grads)
+    assert torch.equal(values[0], 3.0 * grads)
+    assert values[1].item() == (grads * dense).sum(dtype=torch.float64).item()
+    assert values[2].item() == grads.sum(dtype=torch.float64).item()
+
+
+@pytest.mark.parametrize("kernel", ["auto", "event", "dense"])
+@pytest.mark.parametrize("target", _core.available_targets())
+def test_the_largest_weights(target, kernel):
+    """Sums overflow as float32 sums in the order of the contract do, and nowhere else."""
+    _core.set_target(target)
+    layer = make(nn.Conv2d, 300, 5, 2, kernel=kernel)
+    signs = whole(layer.weight.shape, 1)
+    layer.weight.data = signs * torch.finfo(torch.float32).max
+    inputs = spikes((1, 2, 300, 4, 4), 0.01).requires_grad_()
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = contract(layer, inputs)
+    currents = layer(inputs)
+    assert currents.isinf().any()
+    assert currents.isfinite().any()
+    assert exactly(currents, expected)
+    grads = whole(currents.shape, 1)
+    layer.kernel = "dense"
+    wanted = [inputs, layer.weight]
+    reference = torch.autograd.grad(layer(inputs), wanted, grads * torch.finfo(torch.float32).max)
+    layer.kernel = kernel
+    values = torch.autograd.grad(layer(inputs), wanted, grads * torch.finfo(torch.float32).max)
+    for value, expected in zip(values, reference, strict=True):
+        assert exactly(value, expected)
+
+
+@pytest.mark.parametrize("target", _core.available_targets())
+def test_digits_overflow_where_the_sum_does(target):
+    _core.set_target(target)
+    layer = make(nn.Linear, 600, 5, bias=False, kernel="digits")
+    layer.weight.data = whole(layer.weight.shape, 1) * torch.finfo(torch.float32).max
+    inputs = spikes((1, 50, 600), 0.02)
+    expected = (inputs.to_dense().double() @ layer.weight.double().T).float()
+    assert expected.isinf().any()
+    assert expected.isfinite().any()
+    assert torch.equal(layer(inputs), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("target", _core.available_targets())
+def test_denormals_are_numbers(target, kernel):
+    """The smallest floats add up exactly; none is taken for zero."""
+    _core.set_target(target)
+    smallest = 2.0**-149
+    layer = make(nn.Conv2d, 40, 17, 3, kernel=kernel)
+    x, grads = spikes((2, 3, 40, 6, 7)).requires_grad_(), whole((2, 3, 17, 4, 5), 8)
+    dense = x.detach().to_dense().flatten(0, 1).requires_grad_()
+    numbers, bias = whole(layer.weight.shape, 8).requires_grad_(), whole((17,), 8)
+    currents = F.conv2d(dense, numbers, bias)
+    references = torch.autograd.grad(currents, [dense, numbers], grads.flatten(0, 1))
+    layer.weight.data, layer.bias.data = numbers.detach() * smallest, bias * smallest
+    assert torch.equal(layer(x).flatten(0, 1), currents.detach() * smallest)
+    assert currents.any()
+    layer.weight.data = numbers.detach()
+    values = torch.autograd.grad(layer(x), [x, layer.weight], grads * smallest)
+    for value, reference in zip(values, references, strict=True):
+        assert torch.equal(value.view_as(reference), reference * smallest)
