@@ -10,6 +10,7 @@
 #include <string>
 
 #include "forward_product.hpp"
+#include "fused_parts.hpp"
 #include "h2learn/memory.hpp"
 #include "kernels/soma.hpp"
 #include "synapse_checks.hpp"
@@ -17,13 +18,12 @@
 namespace h2learn {
 namespace {
 
-/// Bytes of currents at a time, for each thread: with two or more samples they should stay in its
-/// share of the caches between the synapses that write them and the neurons that read them.
-constexpr std::int64_t currents_bytes = std::int64_t{1} << 21;
+/// Bytes of currents at a time, for each thread: few enough to be in a cache still when the neurons
+/// read them, and enough for threads to wait for each other seldom.
+constexpr std::int64_t currents_bytes = std::int64_t{1} << 23;
 
-/// Rows of the product at a time, for each thread. With fewer, threads would wait for each other
-/// and a linear layer's weights, which every call reads, would be read the more often. It is also
-/// more than the images of a linear layer whose weights are read in place.
+/// And rows of the product at least: every part reads all weights. They are more than the images of
+/// a linear layer whose weights are read in place, so that such a layer is one part.
 constexpr std::int64_t least_rows = 4 * few_images;
 
 /// Samples that go through synapses and neurons together.
@@ -34,6 +34,7 @@ struct Part {
 
 /// Samples of a part, so that parts are of nearly one size; `steps` are those of the currents.
 std::int64_t samples_at_once(const Geometry& geometry, std::int64_t steps, std::int64_t batch) {
+  if (steps < 1 || batch < 1) return 1;  // nothing to do, or refused
   const std::int64_t threads = omp_get_max_threads();
   const auto current_bytes = static_cast<std::int64_t>(sizeof(float));
   const std::int64_t fitting =
@@ -89,9 +90,9 @@ struct Fault {
 
 /// Everything after the checks. `steps` are those of the currents: 1 where they repeat.
 /// compute(part, scratch, currents) makes a part's currents [steps, samples, features], with
-/// `scratch_bytes` bytes a sample of scratch memory where it is not the whole batch.
+/// `scratch_bytes` bytes a sample of scratch memory where the part is not the whole batch.
 template <typename Compute>
-void run(const Synapses& synapses, const Neurons& neurons, std::int64_t steps,
+void run(const Synapses& synapses, const Neurons& neurons, std::int64_t steps, std::int64_t samples,
          std::int64_t scratch_bytes, Compute compute) {
   const Geometry& geometry = synapses.geometry;
   const std::int64_t features = geometry.out_features();
@@ -99,7 +100,7 @@ void run(const Synapses& synapses, const Neurons& neurons, std::int64_t steps,
   if (batch == 0) return;
   const SomaKernels& kernels = soma_kernels();
   SomaPlan plan = make_plan(neurons.options, {neurons.steps, batch, features});
-  const std::int64_t most = samples_at_once(geometry, steps, batch);
+  const std::int64_t most = std::min(samples, batch);
   constexpr std::int64_t line = 64;
   const std::int64_t currents_size =
       (steps * most * features * static_cast<std::int64_t>(sizeof(float)) + line - 1) / line * line;
@@ -148,10 +149,28 @@ void require_neurons(const Synapses& synapses, const Neurons& neurons, const cha
                               (repeated ? " or batch" : "") + ", got " + std::to_string(images));
 }
 
+/// Timesteps whose currents differ: 1 where the images are the same at every step.
+std::int64_t steps_of(const Neurons& neurons, std::int64_t images) {
+  return images == neurons.batch ? 1 : neurons.steps;
+}
+
 }  // namespace
 
 void fused_forward(const Synapses& synapses, const PackedView& inputs, float scale,
                    const Neurons& neurons) {
+  fused_forward_in_parts(synapses, inputs, scale, neurons,
+                         samples_at_once(synapses.geometry, neurons.steps, neurons.batch));
+}
+
+void fused_forward(const Synapses& synapses, const float* inputs, std::int64_t images,
+                   const Neurons& neurons) {
+  const std::int64_t steps = steps_of(neurons, images);
+  fused_forward_in_parts(synapses, inputs, images, neurons,
+                         samples_at_once(synapses.geometry, steps, neurons.batch));
+}
+
+void fused_forward_in_parts(const Synapses& synapses, const PackedView& inputs, float scale,
+                            const Neurons& neurons, std::int64_t samples) {
   ForwardProduct product(synapses.geometry, inputs, scale, synapses.weight, synapses.bias,
                          synapses.kernel, synapses.lut);
   require_neurons(synapses, neurons, "rows", inputs.rows, false);
@@ -167,17 +186,17 @@ void fused_forward(const Synapses& synapses, const PackedView& inputs, float sca
     }
     product.compute(view, currents);
   };
-  run(synapses, neurons, neurons.steps,
+  run(synapses, neurons, neurons.steps, samples,
       blocks * words * static_cast<std::int64_t>(sizeof(std::uint64_t)), compute);
 }
 
-void fused_forward(const Synapses& synapses, const float* inputs, std::int64_t images,
-                   const Neurons& neurons) {
+void fused_forward_in_parts(const Synapses& synapses, const float* inputs, std::int64_t images,
+                            const Neurons& neurons, std::int64_t samples) {
   ForwardProduct product(synapses.geometry, inputs, images, synapses.weight, synapses.bias,
                          synapses.kernel);
   require_neurons(synapses, neurons, "images", images, true);
   const std::int64_t features = synapses.geometry.in_features();
-  const std::int64_t steps = images == neurons.batch ? 1 : neurons.steps;
+  const std::int64_t steps = steps_of(neurons, images);
   const auto compute = [&](const Part& part, std::byte* scratch, float* currents) {
     const float* values = inputs;
     if (part.samples != neurons.batch) {
@@ -187,8 +206,8 @@ void fused_forward(const Synapses& synapses, const float* inputs, std::int64_t i
     }
     product.compute(values, steps * part.samples, currents);
   };
-  run(synapses, neurons, steps, steps * features * static_cast<std::int64_t>(sizeof(float)),
-      compute);
+  run(synapses, neurons, steps, samples,
+      steps * features * static_cast<std::int64_t>(sizeof(float)), compute);
 }
 
 }  // namespace h2learn

@@ -530,9 +530,10 @@ def soma_backward(
 # ---- synapses and the neurons behind them
 
 _FUSED_SCHEMA = (
-    "Tensor weight, Tensor? bias, int[] shape, str kernel, Tensor? gain, Tensor? offset, int steps, "
-    f"int batch, Tensor? initial, Tensor decay, Tensor threshold, {_SOMA_SCHEMA}, bool keep_mask, "
-    "bool keep_membrane, bool keep_last) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor weight, Tensor? bias, int[] shape, str kernel, Tensor? gain, Tensor? offset, "
+    "int steps, int batch, Tensor? initial, Tensor decay, Tensor threshold, "
+    f"{_SOMA_SCHEMA}, bool keep_mask, bool keep_membrane, bool keep_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -581,7 +582,7 @@ def fused_forward_dense(
     inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str,
     gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The same from analog inputs, of steps * batch images or of batch that repeat at every step."""
+    """The same from analog inputs: steps * batch images, or batch that repeat at every step."""
     outputs = _fused_outputs(memory.empty, shape, steps, batch, neurons[-3:])
     _core.fused_forward_dense(
         core_geometry(tuple(shape)), _array(inputs), _array(weight), _optional(bias), kernel,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +20,18 @@ __all__ = ["Sequential"]
 class Sequential(nn.Sequential):
     """torch.nn.Sequential over tensors of shape [T, B, ...].
 
-    A `Linear` or `Conv2d` with neurons right behind it runs as one: the currents of a few samples at
-    a time are computed and go through the neurons, and no tensor of all currents is made. In
-    evaluation and without gradients (`torch.no_grad`) a `BatchNorm` may stand between them. Spikes,
-    gradients and what is recorded are the same bits either way.
+    A `Linear` or `Conv2d` and the neurons right behind it run as one: the currents of a few samples
+    at a time are computed and go through the neurons, so that no tensor holds all currents. In
+    evaluation without gradients (`torch.no_grad`) there may be a `BatchNorm` between them. Spikes,
+    gradients and all that is recorded are the same bits either way.
 
-    Modules run one after the other, as in torch, wherever somebody could see the currents or
-    compute them differently: when either module has a hook, a `forward` of its own or was compiled by
-    itself; with numerics="hardware"; and inside `torch.compile`.
+    They run one after the other, as in torch, wherever somebody could see the currents or make
+    others of them: when a module has hooks, a `forward` of its own or is compiled by itself; with
+    numerics="hardware"; and inside `torch.compile`.
 
     Args:
         modules: as torch.nn.Sequential takes them.
-        fuse: False to run all modules one after the other.
+        fuse: False: all modules run one after the other.
 
     Example:
         >>> from h2learn import nn
@@ -40,79 +40,106 @@ class Sequential(nn.Sequential):
         [('0', '1')]
     """
 
-    fuse = True
+    fuse: bool = True
 
     def __init__(self, *modules: Any, fuse: bool = True) -> None:
         super().__init__(*modules)
         self.fuse = checks.flag("fuse", fuse)
 
     def fused(self) -> list[tuple[str, ...]]:
-        """Names of the modules that run as one, as hooks and modes stand now."""
-        return [group for group in self._groups() if len(group) > 1]
+        """Names of the modules that run as one, as hooks and modes are now."""
+        names = list(self._modules)
+        groups = []
+        for index in range(len(names)):
+            layer = self._layer_at(list(self._modules.values()), index)
+            if layer is not None:
+                groups.append(tuple(names[index : index + layer.modules]))
+        return groups
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Any) -> Any:
         """Passes the inputs through all modules."""
-        if torch.compiler.is_compiling():
-            return super().forward(inputs)  # type: ignore[no-any-return]
-        for group in self._groups():
-            modules = [self._modules[name] for name in group]
-            inputs = _run(modules, inputs)  # type: ignore[arg-type]
+        modules = list(self._modules.values())
+        index = 0
+        while index < len(modules):
+            layer = self._layer_at(modules, index)
+            if layer is not None and layer.takes(inputs):
+                inputs = layer.run(inputs)
+                index += layer.modules
+            else:
+                inputs = modules[index](inputs)
+                index += 1
         return inputs
 
     def __getitem__(self, index: Any) -> Any:
-        part = super().__getitem__(index)
+        part: Any = super().__getitem__(index)
         if isinstance(index, slice):
             part.fuse = self.fuse
         return part
-
-    def _groups(self) -> list[tuple[str, ...]]:
-        """All modules' names, in order; those that run as one together."""
-        names = list(self._modules)
-        groups = []
-        while names:
-            count = 1
-            if self.fuse:
-                for length in (2, 3):
-                    if _fuse([self._modules[name] for name in names[:length]]):
-                        count = length
-            groups.append(tuple(names[:count]))
-            del names[:count]
-        return groups
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
         return "" if self.fuse else "fuse=False"
 
+    def _layer_at(self, modules: Sequence[nn.Module | None], index: int) -> _FusedLayer | None:
+        """The modules from `index` on that run as one; None if that one runs by itself."""
+        if not self.fuse or torch.compiler.is_compiling() or numerics.active() is not None:
+            return None
+        if not isinstance(modules[index], (Linear, Conv2d)) or _has_any_global_hook():
+            return None
+        synapses, *following = modules[index : index + 3]
+        norm = following.pop(0) if following and isinstance(following[0], BatchNorm) else None
+        neurons = following[0] if following else None
+        if not isinstance(synapses, (Linear, Conv2d)) or not isinstance(neurons, LIF):
+            return None
+        layer = _FusedLayer(synapses, norm, neurons)  # type: ignore[arg-type]
+        return layer if layer.is_possible() else None
+
+
+class _FusedLayer(NamedTuple):
+    """Synapses and neurons that run as one."""
+
+    synapses: Linear | Conv2d
+    norm: BatchNorm | None
+    neurons: LIF
+
+    @property
+    def modules(self) -> int:
+        """Modules that it is made of."""
+        return 2 if self.norm is None else 3
+
+    def is_possible(self) -> bool:
+        """Whether nobody sees the currents and all that happens to them is a scaling."""
+        watched = (self.synapses, self.neurons) if self.norm is None else self
+        return all(map(_is_unwatched, watched)) and (self.norm is None or self._only_scales())
+
+    def _only_scales(self) -> bool:
+        norm, synapses = self.norm, self.synapses
+        assert norm is not None  # noqa: S101
+        outputs = synapses.out_features if isinstance(synapses, Linear) else synapses.out_channels
+        values = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return (
+            norm.is_scaling
+            and not torch.is_grad_enabled()
+            and norm.num_features == outputs
+            and all(value is None or value.dtype == torch.float32 for value in values)
+        )
+
+    def takes(self, inputs: Any) -> bool:
+        """Whether synapses and neurons understand the same dimensions as T and B."""
+        lead = 2 if self.neurons.step_mode == "m" else 1
+        return isinstance(inputs, Tensor) and lead_of(self.synapses, inputs) == lead
+
+    def run(self, inputs: Tensor) -> Tensor:
+        """The neurons' spikes."""
+        scaling = None if self.norm is None else self.norm.scaling()
+        currents = make_currents(self.synapses, inputs, deferred=True, scaling=scaling)
+        return self.neurons(currents)  # type: ignore[no-any-return]
+
 
 _FORWARDS = (Linear.forward, Conv2d.forward, BatchNorm.forward, LIF.forward)
 
 
-def _fuse(modules: Sequence[nn.Module | None]) -> bool:
-    """Whether these run as one: synapses, neurons, and perhaps a normalisation between them."""
-    if len(modules) < 2 or numerics.active() is not None or _has_any_global_hook():
-        return False
-    synapses, *between, neurons = modules
-    return (
-        isinstance(synapses, (Linear, Conv2d))
-        and isinstance(neurons, LIF)
-        and all(map(_is_unwatched, modules))
-        and all(isinstance(module, BatchNorm) and _scales(module, synapses) for module in between)
-    )
-
-
-def _scales(norm: BatchNorm, synapses: Linear | Conv2d) -> bool:
-    """Whether all that it does to the synapses' currents is to scale them."""
-    outputs = synapses.out_features if isinstance(synapses, Linear) else synapses.out_channels
-    values = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    return (
-        norm.is_scaling
-        and not torch.is_grad_enabled()
-        and norm.num_features == outputs
-        and all(value is None or value.dtype == torch.float32 for value in values)
-    )
-
-
-def _is_unwatched(module: nn.Module) -> bool:
+def _is_unwatched(module: Any) -> bool:
     """Whether calling the module runs h2learn's forward and nothing else."""
     kind = type(module)
     return (
@@ -127,17 +154,3 @@ def _is_unwatched(module: nn.Module) -> bool:
             or module._backward_pre_hooks
         )
     )
-
-
-def _run(modules: Sequence[nn.Module], inputs: Any) -> Any:
-    """The modules' result; those of a group are known to be able to run as one."""
-    synapses, *rest = modules
-    if rest and isinstance(inputs, Tensor):
-        neurons = rest[-1]
-        lead = 2 if neurons.step_mode == "m" else 1
-        if lead_of(synapses, inputs) == lead:
-            scaling = rest[0].scaling() if len(rest) > 1 else None
-            return neurons(make_currents(synapses, inputs, deferred=True, scaling=scaling))
-    for module in modules:
-        inputs = module(inputs)
-    return inputs
