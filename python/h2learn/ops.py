@@ -545,15 +545,17 @@ def _fused_outputs(
 
 
 def _fused_packed_fake(
-    words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
+    words: Tensor, count_scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
     kernel: str, gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return _fused_outputs(torch.empty, shape, steps, batch, neurons[-3:])
 
 
-@_operator(f"fused_forward_packed(Tensor words, float scale, {_FUSED_SCHEMA}", _fused_packed_fake)
+@_operator(
+    f"fused_forward_packed(Tensor words, float count_scale, {_FUSED_SCHEMA}", _fused_packed_fake
+)
 def fused_forward_packed(
-    words: Tensor, scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
+    words: Tensor, count_scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
     kernel: str, gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """What `soma_forward` makes of `forward_packed`'s currents, bit for bit; they are not stored.
@@ -563,8 +565,8 @@ def fused_forward_packed(
     """
     outputs = _fused_outputs(memory.empty, shape, steps, batch, neurons[-3:])
     _core.fused_forward_packed(
-        core_geometry(tuple(shape)), _array(words), scale, _array(weight), _optional(bias), kernel,
-        LUT_INPUTS, LUT_ROWS, _optional(gain), _optional(offset),
+        core_geometry(tuple(shape)), _array(words), count_scale, _array(weight), _optional(bias),
+        kernel, LUT_INPUTS, LUT_ROWS, _optional(gain), _optional(offset),
         *_fused_neurons(steps, batch, neurons, outputs),
     )  # fmt: skip
     return outputs
