@@ -106,6 +106,7 @@ def _assemble(
     linear: Callable[..., nn.Module],
     neuron: Callable[[], nn.Module],
     readout: Callable[[], nn.Module] | None,
+    container: type[nn.Sequential] = nn.Sequential,
 ) -> nn.Sequential:
     """Builds the problem's network from a library's own layers and gives it the shared weights."""
     modules: list[nn.Module] = []
@@ -129,7 +130,7 @@ def _assemble(
         modules += [synapse, neuron()]
     if readout is not None:
         modules.append(readout())
-    return nn.Sequential(*modules)
+    return container(*modules)
 
 
 def _neuron(surrogate: str, options: NeuronOptions) -> plain.Neuron:
@@ -337,6 +338,7 @@ def h2learn(
             membrane=options.membrane,
         ),
         readout=lambda: spiking.Readout("rate"),
+        container=spiking.Sequential,
     )
     binary = problem.workload.binary_input
 

@@ -513,9 +513,7 @@ def _masked_mm(gradients: Tensor, weight: Tensor, window: Tensor | None) -> Tens
 
 def soma_forward(currents: Tensor) -> tuple[Tensor, Tensor]:
     """Spikes and mask as words [T, B, W] from currents [T, B, F], by h2learn's kernel."""
-    words, mask, _, _ = ops.soma_forward(
-        currents, None, *_CONSTANTS, *_SOMA, keep_mask=True, keep_membrane=False, keep_last=False
-    )
+    words, mask, _, _ = ops.soma_forward(currents, None, *_CONSTANTS, *_SOMA, *_KEEP)
     return words, mask
 
 
@@ -529,6 +527,7 @@ def soma_backward(gradients: Tensor, words: Tensor, mask: Tensor) -> Tensor:
 
 _CONSTANTS = (torch.tensor(NEURON.decay), torch.tensor(NEURON.threshold))
 _SOMA = (False, "hard", NEURON.detach_reset, False, NEURON.surrogate, NEURON.width, 1.0)
+_KEEP = (True, False, False)  # the mask; neither all membranes nor the last ones
 
 
 def neuron(case: NeuronCase, rates: list[float], bf16: bool) -> Iterator[Way]:
@@ -627,8 +626,11 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         return (found[:, 0].double() != expected(rate)).double().mean().item()
 
     def ours(inputs: Inputs, kernel: str) -> Tensor:
-        currents = ops.forward_packed(inputs.rows, inputs.scale, weight, None, shape, kernel)
-        return soma_forward(currents.view(case.steps, samples, features))[0]
+        words: Tensor = ops.fused_forward_packed(
+            inputs.rows, inputs.scale, weight, None, shape, kernel, None, None, case.steps, samples,
+            None, *_CONSTANTS, *_SOMA, *_KEEP,
+        )[0]  # fmt: skip
+        return words
 
     def our_error(rate: float, words: Tensor) -> float:
         rows = ops.unpack(words[None, :, 0].contiguous(), features, 1.0)

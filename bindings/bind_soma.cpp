@@ -1,16 +1,11 @@
 // Neuron dynamics over T: SomaOptions, and the fused forward and backward passes.
-#include <optional>
 #include <tuple>
 
-#include "bindings.hpp"
 #include "h2learn/soma.hpp"
-#include "h2learn/spikes.hpp"
+#include "operands.hpp"
 
 namespace h2learn {
 namespace {
-
-using Floats = Array<float>;
-using Words = Array<std::int64_t>;
 
 Reset reset_from_name(const std::string& name) {
   if (name == "hard") return Reset::hard;
@@ -59,65 +54,10 @@ SomaOptions make_options(float decay, float threshold, bool inclusive, const std
   return options;
 }
 
-/// Element counts of a call; each size is bounded so that no product overflows.
-struct Sizes {
-  SomaShape shape;
-  std::int64_t values;
-  std::int64_t states;
-  std::int64_t words;
-
-  Sizes(std::int64_t steps, std::int64_t batch, std::int64_t features)
-      : shape{steps, batch, features} {
-    std::int64_t images = 0;
-    std::int64_t bits = 0;
-    if (steps < 1 || batch < 0 || features < 0 || __builtin_mul_overflow(steps, batch, &images) ||
-        __builtin_mul_overflow(images, features + word_bits, &bits)) {
-      throw std::invalid_argument("steps must be at least 1, batch and features at least 0, got " +
-                                  std::to_string(steps) + ", " + std::to_string(batch) + ", " +
-                                  std::to_string(features));
-    }
-    values = images * features;
-    states = batch * features;
-    words = images * words_for(features);
-  }
-};
-
-using MaybeFloats = std::optional<Floats>;
-using MaybeWords = std::optional<Words>;
-
-const float* read(const char* name, const Floats& array, std::int64_t size) {
-  require_size(name, array, size);
-  return array.data();
-}
-const float* read(const char* name, const MaybeFloats& array, std::int64_t size) {
-  return array ? read(name, *array, size) : nullptr;
-}
-const std::uint64_t* read(const char* name, const Words& array, std::int64_t size) {
-  require_size(name, array, size);
-  return words_of(array);
-}
-const std::uint64_t* read(const char* name, const MaybeWords& array, std::int64_t size) {
-  return array ? read(name, *array, size) : nullptr;
-}
-float* write(const char* name, Floats& array, std::int64_t size) {
-  require_size(name, array, size);
-  return array.mutable_data();
-}
-float* write(const char* name, MaybeFloats& array, std::int64_t size) {
-  return array ? write(name, *array, size) : nullptr;
-}
-std::uint64_t* write(const char* name, Words& array, std::int64_t size) {
-  require_size(name, array, size);
-  return mutable_words_of(array);
-}
-std::uint64_t* write(const char* name, MaybeWords& array, std::int64_t size) {
-  return array ? write(name, *array, size) : nullptr;
-}
-
 void forward(const SomaOptions& options, std::int64_t steps, std::int64_t batch,
              std::int64_t features, const Floats& currents, const MaybeFloats& initial,
              Words& spikes, MaybeWords& mask, MaybeFloats& membrane, MaybeFloats& last) {
-  const Sizes sizes(steps, batch, features);
+  const SomaSizes sizes(steps, batch, features);
   const float* const x = read("currents", currents, sizes.values);
   const float* const h = read("initial", initial, sizes.states);
   std::uint64_t* const s = write("spikes", spikes, sizes.words);
@@ -136,7 +76,7 @@ std::tuple<double, double> backward(const SomaOptions& options, std::int64_t ste
                                     const MaybeFloats& initial, Floats& grad_currents,
                                     MaybeFloats& grad_initial, bool want_decay,
                                     bool want_threshold) {
-  const Sizes sizes(steps, batch, features);
+  const SomaSizes sizes(steps, batch, features);
   double decay = 0.0;
   double threshold = 0.0;
   SomaGradients g;

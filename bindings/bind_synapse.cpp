@@ -1,47 +1,14 @@
 // Synapses: the shape of a layer, its three products, and the count of their operations.
-#include <optional>
-
-#include "bindings.hpp"
 #include "h2learn/backward.hpp"
 #include "h2learn/digits.hpp"
 #include "h2learn/forward.hpp"
 #include "h2learn/geometry.hpp"
 #include "h2learn/operations.hpp"
 #include "h2learn/weight_update.hpp"
+#include "operands.hpp"
 
 namespace h2learn {
 namespace {
-
-using Floats = Array<float>;
-using Words = Array<std::int64_t>;
-
-/// int64[planes, rows, words] of the layer's inputs as a view.
-PackedView packed_inputs(const Geometry& geometry, const Words& words) {
-  const std::int64_t width = words_for(geometry.in_features());
-  if (words.ndim() != 3 || words.shape(2) != width) {
-    throw std::invalid_argument("words must be [planes, rows, " + std::to_string(width) +
-                                "], got " + py::str(words.attr("shape")).cast<std::string>());
-  }
-  return {words_of(words), words.shape(0), words.shape(1), geometry.in_features()};
-}
-
-/// Images in an array that holds `features` elements for each.
-template <typename T>
-std::int64_t images_in(const char* name, const Array<T>& array, std::int64_t features) {
-  if (array.size() % features != 0) {
-    throw std::invalid_argument(std::string(name) + " must have a multiple of " +
-                                std::to_string(features) + " elements, got " +
-                                std::to_string(array.size()));
-  }
-  return array.size() / features;
-}
-
-const float* optional_floats(const char* name, const std::optional<Floats>& array,
-                             std::int64_t size) {
-  if (!array) return nullptr;
-  require_size(name, *array, size);
-  return array->data();
-}
 
 Geometry make_geometry(std::int64_t in_channels, std::int64_t in_height, std::int64_t in_width,
                        std::int64_t out_channels, std::int64_t kernel_height,
@@ -92,11 +59,11 @@ void bind_geometry(py::module_& m) {
 }
 
 void forward_packed(const Geometry& geometry, const Words& words, float scale, const Floats& weight,
-                    const std::optional<Floats>& bias, const std::string& kernel, int lut_inputs,
+                    const MaybeFloats& bias, const std::string& kernel, int lut_inputs,
                     int lut_rows, Floats& out) {
   const PackedView spikes = packed_inputs(geometry, words);
   require_size("weight", weight, geometry.weights());
-  const float* const bias_data = optional_floats("bias", bias, geometry.out_channels);
+  const float* const bias_data = read("bias", bias, geometry.out_channels);
   require_size("out", out, spikes.rows * geometry.out_features());
   const float* const weight_data = weight.data();
   float* const currents = out.mutable_data();
@@ -107,10 +74,10 @@ void forward_packed(const Geometry& geometry, const Words& words, float scale, c
 }
 
 void forward_dense(const Geometry& geometry, const Floats& inputs, const Floats& weight,
-                   const std::optional<Floats>& bias, const std::string& kernel, Floats& out) {
+                   const MaybeFloats& bias, const std::string& kernel, Floats& out) {
   const std::int64_t images = images_in("inputs", inputs, geometry.in_features());
   require_size("weight", weight, geometry.weights());
-  const float* const bias_data = optional_floats("bias", bias, geometry.out_channels);
+  const float* const bias_data = read("bias", bias, geometry.out_channels);
   require_size("out", out, images * geometry.out_features());
   const float* const input_data = inputs.data();
   const float* const weight_data = weight.data();
@@ -121,7 +88,7 @@ void forward_dense(const Geometry& geometry, const Floats& inputs, const Floats&
 }
 
 void backward_dense(const Geometry& geometry, const Floats& grad_currents, const Floats& weight,
-                    const std::optional<Words>& mask, const std::string& kernel, Floats& out) {
+                    const MaybeWords& mask, const std::string& kernel, Floats& out) {
   const std::int64_t images = images_in("grad_currents", grad_currents, geometry.out_features());
   require_size("weight", weight, geometry.weights());
   require_size("out", out, images * geometry.in_features());
@@ -183,7 +150,7 @@ int weight_digits(const Geometry& geometry, const Floats& weight, std::int64_t p
 }
 
 std::int64_t count_packed_operations(const Geometry& geometry, const Words& words,
-                                     const std::optional<Words>& outputs) {
+                                     const MaybeWords& outputs) {
   const PackedView spikes = packed_inputs(geometry, words);
   if (outputs) {
     require_size("outputs", *outputs, spikes.rows * geometry.out_positions() * geometry.groups);

@@ -37,6 +37,7 @@ void require_size(const char* name, const Array<T>& array, std::int64_t expected
 void bind_accelerator(py::module_& m);
 void bind_build(py::module_& m);
 void bind_datapath(py::module_& m);
+void bind_fused(py::module_& m);
 void bind_memory(py::module_& m);
 void bind_spikes(py::module_& m);
 void bind_soma(py::module_& m);

@@ -2,15 +2,13 @@
 
 #include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
-#include "digits_plan.hpp"
 #include "h2learn/digits.hpp"
-#include "kernels/digits.hpp"
 #include "reference/digits.hpp"
 #include "scratch.hpp"
 #include "synapse_checks.hpp"
-#include "synapse_plan.hpp"
 
 namespace h2learn {
 namespace {
@@ -30,52 +28,55 @@ int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes
   return quantize(geometry, weight, planes).digits;
 }
 
-bool forward_by_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                       const float* weight, const float* bias, float* currents) {
-  const Quantization numbers = quantize(geometry, weight, spikes.planes);
-  if (numbers.digits == 0) return false;
-  forward_by_digits(geometry, spikes, scale, weight, bias, currents, numbers);
-  return true;
+DigitsForward::DigitsForward(const Geometry& geometry, float scale, const float* weight,
+                             const float* bias, Quantization numbers)
+    : geometry_(geometry),
+      scale_(scale),
+      weight_(weight),
+      bias_(bias),
+      numbers_(std::move(numbers)),
+      plan_(geometry, GatherPlan::Rows::windows) {
+  if (active_target() == Target::scalar) return;
+  kernels_ = &detail::pick_digits_kernels();
+  pack();
 }
 
-void forward_by_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                       const float* weight, const float* bias, float* currents,
-                       const Quantization& numbers) {
-  if (active_target() == Target::scalar) {
-    reference::forward_digits(geometry, spikes, scale, weight, bias, currents, numbers.digits);
+void DigitsForward::pack() {
+  const Windows windows = plan_.of_spikes({}).windows;
+  const std::int64_t padded_row =
+      ((windows.width - 1) * windows.stride_width + windows.window_width) * windows.channels;
+  const WindowBytes bytes = window_bytes(geometry_, padded_row, kernels_->run_step);
+  const std::vector<std::int32_t> places = packed_places(geometry_, bytes);
+  const std::vector<double> scales = powers_of_two(numbers_.exponents, 1, 1);
+  factors_ = powers_of_two(numbers_.exponents, -1, static_cast<double>(scale_));
+  run_offsets_ = bytes.offsets;
+  run_length_ = bytes.packed_length;
+
+  panels_.groups = geometry_.groups;
+  panels_.columns = geometry_.outputs_per_group();
+  panels_.digits = numbers_.digits;
+  panels_.length = static_cast<std::int64_t>(run_offsets_.size()) * run_length_;
+  panels_.bytes = static_cast<std::int8_t*>(
+      scratch(ScratchSlot::weights, static_cast<std::size_t>(panels_.size())));
+  kernels_->pack(panels_, geometry_.fan_in(), weight_, scales.data(), places.data());
+}
+
+void DigitsForward::compute(const PackedView& spikes, float* currents) const {
+  if (kernels_ == nullptr) {
+    reference::forward_digits(geometry_, spikes, scale_, weight_, bias_, currents, numbers_.digits);
     return;
   }
   if (spikes.rows == 0) return;
-  const DigitsKernels& kernels = detail::pick_digits_kernels();
-  const GatherPlan plan(geometry, GatherPlan::Rows::windows);
   DigitsProduct product = {};
-  product.rows = plan.of_spikes(spikes);
-  const Windows& windows = product.rows.windows;
-  const std::int64_t padded_row =
-      ((windows.width - 1) * windows.stride_width + windows.window_width) * windows.channels;
-  const WindowBytes bytes = window_bytes(geometry, padded_row, kernels.run_step);
-  const std::vector<std::int32_t> places = packed_places(geometry, bytes);
-  const std::vector<double> scales = powers_of_two(numbers.exponents, 1, 1);
-  const std::vector<double> factors =
-      powers_of_two(numbers.exponents, -1, static_cast<double>(scale));
-
-  DigitsPanels panels = {};
-  panels.groups = geometry.groups;
-  panels.columns = geometry.outputs_per_group();
-  panels.digits = numbers.digits;
-  panels.length = static_cast<std::int64_t>(bytes.offsets.size()) * bytes.packed_length;
-  panels.bytes = static_cast<std::int8_t*>(
-      scratch(ScratchSlot::weights, static_cast<std::size_t>(panels.size())));
-  kernels.pack(panels, geometry.fan_in(), weight, scales.data(), places.data());
-
-  product.panels = panels;
-  product.run_offsets = bytes.offsets.data();
-  product.runs = static_cast<std::int64_t>(bytes.offsets.size());
-  product.run_length = bytes.packed_length;
-  product.factors = factors.data();
-  product.bias = bias;
+  product.rows = plan_.of_spikes(spikes);
+  product.panels = panels_;
+  product.run_offsets = run_offsets_.data();
+  product.runs = static_cast<std::int64_t>(run_offsets_.size());
+  product.run_length = run_length_;
+  product.factors = factors_.data();
+  product.bias = bias_;
   product.out = currents;
-  kernels.product(product);
+  kernels_->product(product);
 }
 
 }  // namespace h2learn

@@ -1,20 +1,42 @@
-// The forward product by digits, or the answer that the float kernels are to compute it.
+// The forward product by digits, its weights packed once.
 #pragma once
+
+#include <cstdint>
+#include <vector>
 
 #include "digits_plan.hpp"
 #include "h2learn/geometry.hpp"
 #include "h2learn/spikes.hpp"
+#include "kernels/digits.hpp"
+#include "synapse_plan.hpp"
 
 namespace h2learn {
 
-/// False, and nothing written, where digits_of() is 0. Arguments are forward()'s, checked but for
-/// the weights' being finite.
-bool forward_by_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                       const float* weight, const float* bias, float* currents);
+/// Weights as digits, in this thread's scratch memory (slot `weights`) until it asks for that
+/// again.
+class DigitsForward {
+ public:
+  /// Arguments are forward()'s, checked; `numbers` has 3 or 4 digits.
+  DigitsForward(const Geometry& geometry, float scale, const float* weight, const float* bias,
+                Quantization numbers);
 
-/// The same with 3 or 4 digits that are given, for all weights finite.
-void forward_by_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                       const float* weight, const float* bias, float* currents,
-                       const Quantization& numbers);
+  /// currents[rows, out_positions, out_channels].
+  void compute(const PackedView& spikes, float* currents) const;
+
+ private:
+  void pack();
+
+  Geometry geometry_;
+  float scale_;
+  const float* weight_;
+  const float* bias_;
+  Quantization numbers_;
+  GatherPlan plan_;
+  const DigitsKernels* kernels_ = nullptr;  ///< null: the scalar target's reference computes
+  DigitsPanels panels_ = {};
+  std::vector<std::int64_t> run_offsets_;
+  std::int64_t run_length_ = 0;
+  std::vector<double> factors_;
+};
 
 }  // namespace h2learn

@@ -23,12 +23,6 @@ std::string number(double value) {
   return text;
 }
 
-/// The kernels of the target in use; the scalar one is the reference itself.
-const SomaKernels& kernels() {
-  static constexpr SomaKernels scalar = {&reference::soma_forward, &reference::soma_backward};
-  return active_target() == Target::scalar ? scalar : detail::pick_soma();
-}
-
 [[noreturn]] void refuse(const std::string& name, const std::string& allowed, double value) {
   throw std::invalid_argument(name + " must be " + allowed + ", got " + number(value));
 }
@@ -51,20 +45,9 @@ void validate(const SomaShape& shape) {
   require_at_least("features", shape.features, 0);
 }
 
-/// The index of the first value that is not finite, or -1.
-std::int64_t first_not_finite(const float* values, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(values[i])) return i;
-  }
-  return -1;
-}
-
-void refuse_not_finite(const char* name, const float* values, std::int64_t count) {
+void require_finite_values(const char* name, const float* values, std::int64_t count) {
   const std::int64_t index = first_not_finite(values, count);
-  if (index >= 0) {
-    throw std::invalid_argument(std::string(name) + " must be finite, got " +
-                                number(values[index]) + " at flat index " + std::to_string(index));
-  }
+  if (index >= 0) refuse_not_finite(name, values[index], index);
 }
 
 double sum(const std::vector<double>& values) {
@@ -115,6 +98,9 @@ SomaPlan make_plan(const SomaOptions& options, const SomaShape& shape) {
   plan.options = options;
   plan.shape = shape;
   plan.words = words_for(shape.features);
+  plan.words_step = shape.batch * plan.words;
+  plan.values_step = shape.batch * shape.features;
+  plan.currents_step = plan.values_step;
   plan.attached = !options.detach_reset;
   plan.gain = options.decay_input ? 1.0F - options.decay : 1.0F;
   // Floats have a predecessor: u >= threshold is u > the float just below the threshold.
@@ -135,24 +121,45 @@ SomaPlan make_plan(const SomaOptions& options, const SomaShape& shape) {
   return plan;
 }
 
-void soma_forward(const SomaOptions& options, const SomaShape& shape, const float* currents,
-                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask, float* membrane,
-                  float* last) {
+const SomaKernels& soma_kernels() {
+  static constexpr SomaKernels scalar = {&reference::soma_forward, &reference::soma_backward};
+  return active_target() == Target::scalar ? scalar : detail::pick_soma();
+}
+
+std::int64_t first_not_finite(const float* values, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(values[i])) return i;
+  }
+  return -1;
+}
+
+void refuse_not_finite(const char* name, float value, std::int64_t index) {
+  throw std::invalid_argument(std::string(name) + " must be finite, got " + number(value) +
+                              " at flat index " + std::to_string(index));
+}
+
+void require_soma(const SomaOptions& options, const SomaShape& shape, const std::uint64_t* spikes,
+                  const std::uint64_t* mask) {
   options.validate();
   validate(shape);
   if (mask != nullptr && !is_compact(options.surrogate)) {
     throw std::invalid_argument(
         "mask must be null with the atan and sigmoid surrogates: they are zero nowhere");
   }
+  if (shape.batch * shape.features != 0) require_pointer("spikes", spikes, "always");
+}
+
+void soma_forward(const SomaOptions& options, const SomaShape& shape, const float* currents,
+                  const float* initial, std::uint64_t* spikes, std::uint64_t* mask, float* membrane,
+                  float* last) {
+  require_soma(options, shape, spikes, mask);
   const std::int64_t states = shape.batch * shape.features;
   if (states == 0) return;
   require_pointer("currents", currents, "always");
-  require_pointer("spikes", spikes, "always");
   const SomaPlan plan = make_plan(options, shape);
-  const bool finite = kernels().forward(plan, currents, initial, spikes, mask, membrane, last);
-  if (finite) return;
-  refuse_not_finite("currents", currents, shape.steps * states);
-  if (initial != nullptr) refuse_not_finite("initial", initial, states);
+  if (soma_kernels().forward(plan, currents, initial, spikes, mask, membrane, last)) return;
+  require_finite_values("currents", currents, shape.steps * states);
+  if (initial != nullptr) require_finite_values("initial", initial, states);
 }
 
 void soma_backward(const SomaOptions& options, const SomaShape& shape, const SomaGradients& g) {
@@ -185,7 +192,7 @@ void soma_backward(const SomaOptions& options, const SomaShape& shape, const Som
   std::vector<double> threshold_sums(g.grad_threshold != nullptr ? blocks : 0);
   double* const decay_out = g.grad_decay != nullptr ? decay_sums.data() : nullptr;
   double* const threshold_out = g.grad_threshold != nullptr ? threshold_sums.data() : nullptr;
-  kernels().backward(plan, g, decay_out, threshold_out);
+  soma_kernels().backward(plan, g, decay_out, threshold_out);
   if (g.grad_decay != nullptr) *g.grad_decay = sum(decay_sums);
   if (g.grad_threshold != nullptr) *g.grad_threshold = sum(threshold_sums);
 }

@@ -22,7 +22,13 @@ namespace h2learn {
 struct SomaPlan {
   SomaOptions options;
   SomaShape shape;
-  std::int64_t words = 0;    ///< 64-bit words of one row of spikes
+  std::int64_t words = 0;  ///< 64-bit words of one row of spikes
+  /// From one timestep to the next, in elements: of spikes and mask, of all other tensors of all
+  /// timesteps, and of the currents. Larger than a timestep where the neurons are part of a batch;
+  /// the currents' may be 0, the same ones at every timestep.
+  std::int64_t words_step = 0;
+  std::int64_t values_step = 0;
+  std::int64_t currents_step = 0;
   bool attached = true;      ///< a gradient passes through s_t in the reset
   float gain = 1.0F;         ///< what x_t enters with: 1, or 1 - decay
   float spike_above = 0.0F;  ///< s_t = u_t > spike_above, whether inclusive or not
@@ -39,6 +45,22 @@ constexpr float most_halvings = 125.0F;
 /// Adding this to a float of magnitude below 2^22 leaves the nearest integer in its low bits.
 constexpr float round_to_integer = 12582912.0F;  // 1.5 * 2^23
 
+/// For all neurons of a batch: steps are a timestep long.
 SomaPlan make_plan(const SomaOptions& options, const SomaShape& shape);
+
+/// What soma_forward() refuses before it reads a current.
+void require_soma(const SomaOptions& options, const SomaShape& shape, const std::uint64_t* spikes,
+                  const std::uint64_t* mask);
+
+/// Throws std::invalid_argument for the value at `index`, which is not finite.
+[[noreturn]] void refuse_not_finite(const char* name, float value, std::int64_t index);
+
+/// The index of the first value that is not finite, or -1.
+std::int64_t first_not_finite(const float* values, std::int64_t count);
+
+struct SomaKernels;
+
+/// The kernels of the target in use; the scalar one is the reference itself.
+const SomaKernels& soma_kernels();
 
 }  // namespace h2learn

@@ -20,6 +20,8 @@ class GatherPlan {
     readers,  ///< the outputs that read each input position, [tap][outputs of a group]
   };
   GatherPlan(const Geometry& geometry, Rows rows);
+  GatherPlan(const GatherPlan&) = delete;
+  GatherPlan& operator=(const GatherPlan&) = delete;
 
   /// Operands without their runs; the plan must outlive them.
   GatheredRows of_spikes(const PackedView& spikes) const;

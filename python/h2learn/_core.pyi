@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_digits', 'weight_update_dense', 'weight_update_packed']
+__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'fused_forward_dense', 'fused_forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_digits', 'weight_update_dense', 'weight_update_packed']
 class Block:
     """
     Bytes from the pool, given back when nobody refers to them.
@@ -426,6 +426,15 @@ def forward_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32
 def forward_packed(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], scale: typing.SupportsFloat | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, lut_inputs: typing.SupportsInt | typing.SupportsIndex, lut_rows: typing.SupportsInt | typing.SupportsIndex, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     out[rows, positions, out_channels] from packed spikes int64[planes, rows, words].
+    """
+def fused_forward_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, gain: numpy.typing.NDArray[numpy.float32] | None, offset: numpy.typing.NDArray[numpy.float32] | None, options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, initial: numpy.typing.NDArray[numpy.float32] | None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None, membrane: numpy.typing.NDArray[numpy.float32] | None, last: numpy.typing.NDArray[numpy.float32] | None) -> None:
+    """
+    The same of forward_dense's. With batch images they are the same ones at every step.
+    """
+def fused_forward_packed(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], scale: typing.SupportsFloat | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, lut_inputs: typing.SupportsInt | typing.SupportsIndex, lut_rows: typing.SupportsInt | typing.SupportsIndex, gain: numpy.typing.NDArray[numpy.float32] | None, offset: numpy.typing.NDArray[numpy.float32] | None, options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, initial: numpy.typing.NDArray[numpy.float32] | None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None, membrane: numpy.typing.NDArray[numpy.float32] | None, last: numpy.typing.NDArray[numpy.float32] | None) -> None:
+    """
+    What soma_forward makes of forward_packed's currents, which are never stored; where gain
+    and offset [out_channels] are given, of currents * gain + offset.
     """
 def hardware_backward(geometry: Geometry, grad_currents: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], mask: numpy.typing.NDArray[numpy.int64] | None, precision: str, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """

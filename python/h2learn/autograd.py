@@ -51,7 +51,8 @@ def as_float32(value: Any, name: str) -> Tensor:
 class _Synapse(torch.autograd.Function):
     """Linear and convolution layers. Saves the inputs as they are (packed if packed).
 
-    With an `arithmetic` the accelerator's engines compute, in place of the kernel.
+    With an `arithmetic` the accelerator's engines compute, in place of the kernel. Currents that
+    are `deferred` are left to the neurons: what comes out has their shape and no numbers.
     """
 
     @staticmethod
@@ -64,12 +65,17 @@ class _Synapse(torch.autograd.Function):
         shape: list[int],
         kernel: str,
         arithmetic: numerics.Arithmetic | None,
+        deferred: bool,
     ) -> Tensor:
         ctx.lead, ctx.shape, ctx.kernel, ctx.arithmetic = lead, shape, kernel, arithmetic
         ctx.save_for_backward(inputs, weight)
         # Direct encoding repeats one analog image over time (stride 0): compute it once.
         ctx.repeats = repeats_over_time(inputs, lead)
-        currents = _currents(inputs, ctx.repeats, weight, bias, lead, shape, kernel, arithmetic)
+        if deferred:
+            size = math.prod(inputs.shape[:lead]), math.prod(ops.out_size(shape)), shape[3]
+            currents = torch.full((), math.nan).expand(size)
+        else:
+            currents = _currents(inputs, ctx.repeats, weight, bias, lead, shape, kernel, arithmetic)
         if recording.listening():
             ctx.owner, ctx.call = recording.owner(), recording.new_call()
             rows = math.prod(inputs.shape[:lead])
@@ -138,7 +144,7 @@ class _Synapse(torch.autograd.Function):
                         owner, tuple(shape), lead, rows, inputs, grad_currents, call
                     )
                 )
-        return grad_inputs, grad_weight, grad_bias, None, None, None, None
+        return grad_inputs, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _currents(
@@ -226,7 +232,11 @@ def _kept_of_inputs(inputs: Tensor) -> tuple[recording.Kept, ...]:
 
 
 class _Source(NamedTuple):
-    """What currents were computed from, and how: neurons can compute them again."""
+    """What currents were computed from, and how: neurons can compute them again.
+
+    `deferred`: nobody has computed them; the neurons do, and get currents * gain + offset where
+    these two are given as `scaling`.
+    """
 
     inputs: Tensor
     weight: Tensor
@@ -235,6 +245,28 @@ class _Source(NamedTuple):
     shape: list[int]
     kernel: str
     arithmetic: numerics.Arithmetic | None
+    deferred: bool = False
+    scaling: tuple[Tensor, Tensor] | None = None
+
+    def currents(self) -> Tensor:
+        """Computes them, [R, P_out, N]."""
+        repeats = repeats_over_time(self.inputs, self.lead)
+        return _currents(
+            self.inputs, repeats, self.weight, self.bias, self.lead, self.shape, self.kernel,
+            self.arithmetic,
+        )  # fmt: skip
+
+    def fire(self, steps: int, batch: int, *neurons: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `ops.soma_forward` would make of deferred currents, given its other arguments."""
+        gain, offset = self.scaling or (None, None)
+        how = self.weight, self.bias, self.shape, self.kernel, gain, offset, steps, batch
+        if isinstance(self.inputs, SpikeTensor):
+            return ops.fused_forward_packed(  # type: ignore[no-any-return]
+                self.inputs.rows(), self.inputs.scale, *how, *neurons
+            )
+        repeats = repeats_over_time(self.inputs, self.lead)
+        images = channels_last(self.inputs[:1] if repeats else self.inputs, self.lead)
+        return ops.fused_forward_dense(images, *how, *neurons)  # type: ignore[no-any-return]
 
 
 class _Made(weakref.ref[Tensor]):
@@ -247,7 +279,8 @@ class _Made(weakref.ref[Tensor]):
 
     def __new__(cls, currents: Tensor, source: _Source) -> _Made:
         made = super().__new__(cls, currents, _forget_source)
-        made.source, made.version = source, currents._version
+        # Nobody else has deferred currents; and made in inference mode, tensors have no version.
+        made.source, made.version = source, 0 if source.deferred else currents._version
         return made
 
 
@@ -264,10 +297,11 @@ _latest = threading.local()
 def _source_of(currents: Tensor, lead: int) -> _Source | None:
     """None for any other tensor than the latest currents, and for those once written to."""
     made: _Made | None = getattr(_latest, "made", None)
-    if made is None or made() is not currents or currents._version != made.version:
+    if made is None or made() is not currents or made.source is None:
         return None
     source = made.source
-    return source if source is not None and source.lead == lead else None
+    unchanged = source.deferred or currents._version == made.version
+    return source if unchanged and source.lead == lead else None
 
 
 def synapse(
@@ -277,6 +311,9 @@ def synapse(
     lead: int,
     shape: ops.Geometry,
     kernel: str = "auto",
+    *,
+    deferred: bool = False,
+    scaling: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Currents [*lead, N] or [*lead, N, H_out, W_out] of a linear or convolution layer.
 
@@ -287,6 +324,11 @@ def synapse(
         lead: number of leading (row) dimensions.
         shape: `ops.geometry(...)`, matching `inputs` and `weight`.
         kernel: "auto", "event", "dense", "lut", "digits" or "sampled".
+        deferred: compute nothing. The result must go, as it is, to `soma` with the same `lead`, in
+            this thread and before any other currents are made; it computes the currents of a few
+            samples at a time. Anybody else reads NaNs. Not inside `torch.compile`.
+        scaling: with `deferred` and without gradients, `soma` gets currents * gain + offset,
+            (gain, offset) both [N].
     """
     if not isinstance(inputs, SpikeTensor):
         inputs = as_float32(inputs, "inputs")
@@ -295,12 +337,16 @@ def synapse(
     weight = as_float32(weight, "weight")
     bias = None if bias is None else as_float32(bias, "bias")
     arithmetic = numerics.active()
-    currents = _Synapse.apply(inputs, weight, bias, lead, list(shape), kernel, arithmetic)  # type: ignore[no-untyped-call]
+    currents = _Synapse.apply(  # type: ignore[no-untyped-call]
+        inputs, weight, bias, lead, list(shape), kernel, arithmetic, deferred
+    )
     # The view is taken out here: torch forbids writing into a view made inside a Function.
     features = (shape[3],) if inputs.dim() == lead + 1 else (shape[3], *ops.out_size(shape))
     currents = channels_first(currents, inputs.shape[:lead], features)
-    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-        source = _Source(inputs, weight, bias, lead, list(shape), kernel, arithmetic)
+    if deferred or (not torch.compiler.is_compiling() and torch.is_grad_enabled()):
+        source = _Source(
+            inputs, weight, bias, lead, list(shape), kernel, arithmetic, deferred, scaling
+        )
         _latest.made = _Made(currents, source)
     return currents
 
@@ -314,8 +360,9 @@ class _Soma(torch.autograd.Function):
     Saves the spikes (shared with whoever reads them), the mask of a compact surrogate, and the
     membrane only if the gradient needs it: any surrogate but Rect, a hard reset that is not
     detached, or a learned decay. With a learned decay that also scales the input, the currents
-    too. Given their `source`, it saves its operands, which the synapse saves as well, in place of
-    membrane and currents, and computes these again in the backward pass.
+    too. Given their `source` to `recompute` them from, it saves its operands, which the synapse
+    saves as well, in place of membrane and currents, and computes these again in the backward
+    pass. Where the source is `deferred`, `currents` hold no numbers.
     """
 
     @staticmethod
@@ -337,6 +384,7 @@ class _Soma(torch.autograd.Function):
         scale: float,
         keep_last: bool,
         source: _Source | None,
+        recompute: bool,
     ) -> tuple[SpikeTensor, Tensor]:
         # currents [T, B, F] and initial [B, F], channels-last; spikes [T, B, *features] or, with
         # lead 1, [B, *features].
@@ -347,13 +395,18 @@ class _Soma(torch.autograd.Function):
         ctx.lead, ctx.count = lead, currents.shape[2]
         keep_mask = want_grad and compact
         keep_membrane = want_grad and (needs_membrane or want_decay)
-        if not keep_membrane:
-            source = None  # there is nothing to compute again
-        elif source is not None:
-            keep_membrane = False
-        words, mask, membrane, last = ops.soma_forward(
-            currents, initial, decay, threshold, *ctx.options, keep_mask, keep_membrane, keep_last
-        )
+        recompute = recompute and keep_membrane  # else there is nothing to compute again
+        keep_membrane = keep_membrane and not recompute
+        keep_currents = want_decay and decay_input and not recompute
+        neurons = (
+            initial, decay, threshold, *ctx.options, keep_mask, keep_membrane, keep_last
+        )  # fmt: skip
+        if source is not None and source.deferred and not keep_currents:
+            words, mask, membrane, last = source.fire(*currents.shape[:2], *neurons)
+        else:
+            if source is not None and source.deferred:
+                currents = source.currents().view(currents.shape)
+            words, mask, membrane, last = ops.soma_forward(currents, *neurons)
         shape = words.shape if lead == 2 else words.shape[1:]
         spikes = SpikeTensor(
             words.view(1, *shape), features, mask=mask.view(shape) if keep_mask else None
@@ -362,11 +415,11 @@ class _Soma(torch.autograd.Function):
             words,
             mask if keep_mask else None,
             membrane if keep_membrane else None,
-            currents if want_decay and decay_input and source is None else None,
+            currents if keep_currents else None,
         )
-        start = initial if want_decay or source is not None else None
+        start = initial if want_decay or recompute else None
         operands: tuple[Tensor | None, ...] = ()
-        if source is not None:
+        if recompute and source is not None:
             operands = source.inputs, source.weight, source.bias
             ctx.repeats = repeats_over_time(source.inputs, source.lead)
             ctx.how = source.lead, source.shape, source.kernel, source.arithmetic
@@ -377,7 +430,7 @@ class _Soma(torch.autograd.Function):
             held = tuple(recording.Kept(t, currents.numel()) for t in kept if t is not None)
             if start is not None:
                 held += (recording.Kept(start, start.numel()),)
-            if source is not None:
+            if recompute and source is not None:
                 held += _kept_of_inputs(source.inputs)
             recording.record(
                 recording.SomaForward(
@@ -419,7 +472,7 @@ class _Soma(torch.autograd.Function):
             grad_initial if want_initial else None,
             scalars[0].view(decay.shape) if want_decay else None,
             scalars[1].view(threshold.shape) if want_threshold else None,
-            *(None,) * 12,
+            *(None,) * 13,
         )
 
 
@@ -464,14 +517,19 @@ def soma(
         currents = currents.to_dense()
     features = tuple(currents.shape[lead:])
     steps, batch = (currents.shape[0] if lead == 2 else 1), currents.shape[lead - 1]
+    source = None if torch.compiler.is_compiling() else _source_of(currents, lead)
+    if source is not None and source.deferred:
+        rows = currents.movedim(lead, -1)  # one number, expanded: views of it, no copy
+    else:
+        rows = channels_last(currents, lead)
     # A single step begins with a membrane as large as the one that computing it again would spare.
-    again = recompute and steps > 1 and not torch.compiler.is_compiling()
-    source = _source_of(currents, lead) if again else None
+    recompute = recompute and steps > 1 and source is not None
     spikes, last = _Soma.apply(  # type: ignore[no-untyped-call]
-        channels_last(currents, lead).view(steps, batch, math.prod(features)),
+        rows.reshape(steps, batch, math.prod(features)),
         None if initial is None else channels_last(as_float32(initial, "initial"), 1),
         decay, threshold, features, lead, inclusive, reset, detach_reset, decay_input,
         surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last, source,
+        recompute,
     )  # fmt: skip
     return spikes, channels_first(last, (batch,), features) if keep_last else None
 

@@ -200,7 +200,7 @@ def _import_file(path: Path, name: str) -> ModuleType:
 def _with_readout(layers: dict[str, torch.nn.Module]) -> torch.nn.Sequential:
     """Class scores are the mean over T of the last layer's currents."""
     layers["readout"] = nn.Readout(mode="membrane", decay=0.0)
-    return torch.nn.Sequential(OrderedDict(layers))
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _image_shape(model: str, shape: Sequence[int], smallest: int) -> tuple[int, int, int]:

@@ -32,6 +32,8 @@ __all__ = [
     "count_pool",
     "forward_dense",
     "forward_packed",
+    "fused_forward_dense",
+    "fused_forward_packed",
     "geometry",
     "integrate_in_place",
     "max_pool",
@@ -523,6 +525,85 @@ def soma_backward(
     )
     grad_scalars.copy_(torch.tensor(grads, dtype=grad_scalars.dtype))
     return grad_currents, grad_initial, grad_scalars
+
+
+# ---- synapses and the neurons behind them
+
+_FUSED_SCHEMA = (
+    "Tensor weight, Tensor? bias, int[] shape, str kernel, Tensor? gain, Tensor? offset, "
+    "int steps, int batch, Tensor? initial, Tensor decay, Tensor threshold, "
+    f"{_SOMA_SCHEMA}, bool keep_mask, bool keep_membrane, bool keep_last) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _fused_outputs(
+    empty: Callable[..., Tensor], shape: Sequence[int], steps: int, batch: int, keep: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    features = math.prod(_currents_shape(1, shape))
+    return _soma_outputs(empty, (steps, batch, features), *keep)
+
+
+def _fused_packed_fake(
+    words: Tensor, count_scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
+    kernel: str, gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _fused_outputs(torch.empty, shape, steps, batch, neurons[-3:])
+
+
+@_operator(
+    f"fused_forward_packed(Tensor words, float count_scale, {_FUSED_SCHEMA}", _fused_packed_fake
+)
+def fused_forward_packed(
+    words: Tensor, count_scale: float, weight: Tensor, bias: Tensor | None, shape: list[int],
+    kernel: str, gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `soma_forward` makes of `forward_packed`'s currents, bit for bit; they are not stored.
+
+    `words` are of steps * batch rows; `neurons` are `soma_forward`'s arguments behind its
+    currents. With `gain` and `offset` [N], neurons get currents * gain + offset.
+    """
+    outputs = _fused_outputs(memory.empty, shape, steps, batch, neurons[-3:])
+    _core.fused_forward_packed(
+        core_geometry(tuple(shape)), _array(words), count_scale, _array(weight), _optional(bias),
+        kernel, LUT_INPUTS, LUT_ROWS, _optional(gain), _optional(offset),
+        *_fused_neurons(steps, batch, neurons, outputs),
+    )  # fmt: skip
+    return outputs
+
+
+def _fused_dense_fake(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str,
+    gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _fused_outputs(torch.empty, shape, steps, batch, neurons[-3:])
+
+
+@_operator(f"fused_forward_dense(Tensor inputs, {_FUSED_SCHEMA}", _fused_dense_fake)
+def fused_forward_dense(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, shape: list[int], kernel: str,
+    gain: Tensor | None, offset: Tensor | None, steps: int, batch: int, *neurons: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The same from analog inputs: steps * batch images, or batch that repeat at every step."""
+    outputs = _fused_outputs(memory.empty, shape, steps, batch, neurons[-3:])
+    _core.fused_forward_dense(
+        core_geometry(tuple(shape)), _array(inputs), _array(weight), _optional(bias), kernel,
+        _optional(gain), _optional(offset), *_fused_neurons(steps, batch, neurons, outputs),
+    )  # fmt: skip
+    return outputs
+
+
+def _fused_neurons(
+    steps: int, batch: int, neurons: Sequence[Any], outputs: tuple[Tensor, ...]
+) -> tuple[Any, ...]:
+    """The core's arguments from `options` on."""
+    initial, decay, threshold, *options = neurons[:-3]
+    words, *kept = outputs
+    return (
+        core_soma(decay.item(), threshold.item(), *options), steps, batch, _optional(initial),
+        words.numpy(),
+        *(t.numpy() if keep else None for t, keep in zip(kept, neurons[-3:], strict=True)),
+    )  # fmt: skip
 
 
 # ---- pooling

@@ -42,9 +42,10 @@ Quantization forced_digits(const Geometry& geometry, const Floats& weight, int d
 Floats run_forced(const Layer& layer, const Spikes& spikes, float scale, const Floats& weight,
                   const Floats& bias, int digits) {
   Floats currents(size(layer.images * layer.geometry.out_features()), unset);
-  forward_by_digits(layer.geometry, spikes.view(), scale, weight.data(),
-                    bias.empty() ? nullptr : bias.data(), currents.data(),
-                    forced_digits(layer.geometry, weight, digits));
+  const DigitsForward product(layer.geometry, scale, weight.data(),
+                              bias.empty() ? nullptr : bias.data(),
+                              forced_digits(layer.geometry, weight, digits));
+  product.compute(spikes.view(), currents.data());
   return currents;
 }
 

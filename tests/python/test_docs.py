@@ -11,7 +11,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = [
     "h2learn", "h2learn.counters", "h2learn.spikes", "h2learn.encoders", "h2learn.recorder",
-    "h2learn.workload",
+    "h2learn.workload", "h2learn.nn.sequential",
 ]  # fmt: skip
 
 

@@ -38,6 +38,16 @@ def soma_backward(initial: bool, mask: bool, membrane: bool, currents: bool, wan
     )  # fmt: skip
 
 
+def fused(steps: int, affine: bool, initial: bool, keep: tuple) -> tuple:
+    """What both fused operators take behind their inputs."""
+    batch, features = ROWS // steps, POSITIONS * OUT
+    return (
+        torch.randn(4, 5, 3, 3), torch.randn(4) if initial else None, CONV, "auto",
+        torch.rand(4) if affine else None, torch.rand(4) if affine else None, steps, batch,
+        torch.rand(batch, features) if initial else None, scalar(0.5), scalar(0.3), *SOMA, *keep,
+    )  # fmt: skip
+
+
 EXAMPLES = {
     "pack": [lambda: ((torch.rand(3, 70) < 0.4).float(),), lambda: (torch.zeros(0, 70),)],
     "pack_nonzero": [lambda: (torch.randn(3, 70).relu(),), lambda: (torch.zeros(0, 70),)],
@@ -102,6 +112,14 @@ EXAMPLES = {
         lambda: (
             torch.rand(1, IN), 8, torch.randn(ROWS, POSITIONS, OUT), 3, CONV, "fp32", UPDATE_ARRAY
         ),
+    ],
+    "fused_forward_packed": [
+        lambda: (words(1, ROWS, features=IN), 1.0, *fused(3, False, False, (True, True, True))),
+        lambda: (words(2, ROWS, features=IN), 0.5, *fused(1, True, True, (False, False, False))),
+    ],
+    "fused_forward_dense": [
+        lambda: (torch.randn(ROWS, IN), *fused(3, True, True, (True, True, True))),
+        lambda: (torch.randn(1, IN), *fused(3, False, False, (True, False, False))),
     ],
     "soma_forward": [
         lambda: (torch.rand(3, 2, 70), None, scalar(0.5), scalar(0.3), *SOMA, True, True, True),

@@ -34,9 +34,11 @@ struct Place {
   std::int64_t word;        ///< in [B, W]
   std::int64_t state_step;  ///< from one timestep to the next
   std::int64_t word_step;
+  std::int64_t current_step;
   std::int64_t neurons;  ///< 64, or what is left of the row
 
   H2LEARN_INLINE std::int64_t value(std::int64_t t) const { return t * state_step + state; }
+  H2LEARN_INLINE std::int64_t current(std::int64_t t) const { return t * current_step + state; }
   H2LEARN_INLINE std::int64_t bits(std::int64_t t) const { return t * word_step + word; }
   H2LEARN_INLINE std::uint64_t valid() const { return ~std::uint64_t{0} >> (block - neurons); }
 };
@@ -61,8 +63,11 @@ struct Chunk {
   H2LEARN_INLINE Place place(const SomaPlan& plan, std::int64_t i) const {
     const std::int64_t neuron = (first + i) * block;
     const std::int64_t left = plan.shape.features - neuron;
-    return {image * plan.shape.features + neuron, image * plan.words + first + i,
-            plan.shape.batch * plan.shape.features, plan.shape.batch * plan.words,
+    return {image * plan.shape.features + neuron,
+            image * plan.words + first + i,
+            plan.values_step,
+            plan.words_step,
+            plan.currents_step,
             left < block ? left : block};
   }
 };
@@ -153,8 +158,8 @@ H2LEARN_INLINE void forward_step(const SomaPlan& plan, const Forward& io, const 
   const bool streaming = io.membrane != nullptr && streams(plan, place, io.membrane);
   Window incoming;
   Window outgoing;
-  const float* const x = incoming.read(io.currents + place.value(t), place.neurons);
-  prefetch(io.currents, place.value(t + 1));
+  const float* const x = incoming.read(io.currents + place.current(t), place.neurons);
+  prefetch(io.currents, place.current(t + 1));
   if (io.membrane != nullptr && !streaming) prefetch(io.membrane, place.value(t + 1));
   float* const u_out = io.membrane == nullptr
                            ? nullptr

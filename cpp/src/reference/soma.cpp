@@ -37,11 +37,10 @@ struct Column {
   Neuron neuron = {};
 
   std::int64_t state() const { return neuron.b * plan.shape.features + neuron.f; }
-  std::int64_t value(std::int64_t t) const {
-    return t * plan.shape.batch * plan.shape.features + state();
-  }
+  std::int64_t value(std::int64_t t) const { return t * plan.values_step + state(); }
+  std::int64_t current(std::int64_t t) const { return t * plan.currents_step + state(); }
   std::int64_t word(std::int64_t t) const {
-    return (t * plan.shape.batch + neuron.b) * plan.words + neuron.f / word_bits;
+    return t * plan.words_step + neuron.b * plan.words + neuron.f / word_bits;
   }
   bool bit(const std::uint64_t* words, std::int64_t t) const {
     return ((words[word(t)] >> (neuron.f % word_bits)) & 1U) != 0;
@@ -62,7 +61,7 @@ bool neuron_forward(const Column& column, const float* currents, const float* in
   float h = initial != nullptr ? initial[column.state()] : 0.0F;
   bool finite = std::isfinite(h);
   for (std::int64_t t = 0; t < column.plan.shape.steps; ++t) {
-    const float x = currents[column.value(t)];
+    const float x = currents[column.current(t)];
     finite = finite && std::isfinite(x);
     const float u = options.decay * h + column.plan.gain * x;
     const bool spike = options.inclusive ? u >= options.threshold : u > options.threshold;
@@ -150,9 +149,11 @@ float surrogate(const SomaPlan& plan, float v) {
 
 bool soma_forward(const SomaPlan& plan, const float* currents, const float* initial,
                   std::uint64_t* spikes, std::uint64_t* mask, float* membrane, float* last) {
-  const std::int64_t words = plan.shape.steps * plan.shape.batch * plan.words;
-  std::fill_n(spikes, words, std::uint64_t{0});
-  if (mask != nullptr) std::fill_n(mask, words, std::uint64_t{0});
+  const std::int64_t words = plan.shape.batch * plan.words;
+  for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
+    std::fill_n(spikes + t * plan.words_step, words, std::uint64_t{0});
+    if (mask != nullptr) std::fill_n(mask + t * plan.words_step, words, std::uint64_t{0});
+  }
   bool finite = true;
   for (std::int64_t b = 0; b < plan.shape.batch; ++b) {
     for (std::int64_t f = 0; f < plan.shape.features; ++f) {

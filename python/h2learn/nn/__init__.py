@@ -13,9 +13,9 @@ from h2learn.nn.layers import (
     MaxPool2d,
     Readout,
     Residual,
-    Sequential,
 )
 from h2learn.nn.neurons import IF, LIF, PLIF, ActivityWarning, reset, set_step_mode
+from h2learn.nn.sequential import Sequential
 from h2learn.nn.synapses import Conv2d, Linear
 
 __all__ = [

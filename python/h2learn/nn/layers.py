@@ -19,12 +19,7 @@ __all__ = [
     "MaxPool2d",
     "Readout",
     "Residual",
-    "Sequential",
 ]
-
-
-class Sequential(nn.Sequential):
-    """torch.nn.Sequential over tensors of shape [T, B, ...]."""
 
 
 class _Pool2d(nn.Module):
@@ -124,8 +119,24 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation per channel over T, B and space (tdBN without its factor).
 
     torch.nn.BatchNorm2d by its parameters and state_dict; takes [T, B, C], [T, B, C, H, W], or
-    one step of either.
+    one step of either. In evaluation, with running statistics, an input becomes x * gain + offset
+    (`scaling`), rounded after either operation.
     """
+
+    @property
+    def is_scaling(self) -> bool:
+        """Whether running statistics make it a scaling, as they do in evaluation."""
+        return not self.training and self.running_mean is not None
+
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """(gain, offset), both [C], of the running statistics."""
+        assert self.running_mean is not None  # noqa: S101
+        assert self.running_var is not None  # noqa: S101
+        gain = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            gain = gain * self.weight
+        offset = -self.running_mean * gain
+        return gain, offset if self.bias is None else offset + self.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Same shape as the input."""
@@ -138,7 +149,12 @@ class BatchNorm(nn.BatchNorm2d):
         dense = inputs.to_dense() if isinstance(inputs, SpikeTensor) else inputs
         images = dense.flatten(0, lead - 1)
         flat = images if images.dim() == 4 else images[..., None, None]
-        return super().forward(flat).reshape(images.shape).unflatten(0, dense.shape[:lead])  # type: ignore[no-any-return]
+        if self.is_scaling:
+            gain, offset = (value.view(-1, 1, 1) for value in self.scaling())
+            flat = (flat * gain).add_(offset)
+        else:
+            flat = super().forward(flat)
+        return flat.reshape(images.shape).unflatten(0, dense.shape[:lead])  # type: ignore[no-any-return]
 
 
 class Dropout(nn.Module):

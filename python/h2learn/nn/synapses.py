@@ -38,14 +38,17 @@ class Linear(Synapse, nn.Linear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Currents of all timesteps at once."""
+        return make_currents(self, inputs)
+
+    def geometry(self, inputs: Tensor) -> ops.Geometry:
+        """Shape of the layer for such inputs. ValueError for those that it does not take."""
         _check_input(self, inputs, 1, f"[T, B, {self.in_features}]")
         if inputs.shape[-1] != self.in_features:
             raise ValueError(
                 f"inputs must have in_features = {self.in_features} as their last dimension, "
                 f"got shape {list(inputs.shape)}"
             )
-        shape = ops.geometry(self.in_features, (1, 1), self.out_features)
-        return _apply(self, inputs, inputs.dim() - 1, shape)
+        return ops.geometry(self.in_features, (1, 1), self.out_features)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
@@ -99,6 +102,10 @@ class Conv2d(Synapse, nn.Conv2d):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Currents of all timesteps at once."""
+        return make_currents(self, inputs)
+
+    def geometry(self, inputs: Tensor) -> ops.Geometry:
+        """Shape of the layer for such inputs. ValueError for those that it does not take."""
         _check_input(self, inputs, 3, f"[T, B, {self.in_channels}, H, W]")
         if inputs.shape[-3] != self.in_channels:
             raise ValueError(
@@ -111,7 +118,7 @@ class Conv2d(Synapse, nn.Conv2d):
         )  # fmt: skip
         if not torch.compiler.is_compiling():
             ops.core_geometry(shape)  # names the size that does not fit
-        return _apply(self, inputs, inputs.dim() - 3, shape)
+        return shape
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
@@ -131,10 +138,19 @@ def _check_input(module: nn.Module, inputs: Any, features: int, layout: str) -> 
         raise ValueError(f"inputs must have T of at least 1, got shape {list(inputs.shape)}")
 
 
-def _apply(module: Linear | Conv2d, inputs: Tensor, lead: int, shape: ops.Geometry) -> Tensor:
+def lead_of(module: Linear | Conv2d, inputs: Tensor) -> int:
+    """Leading dimensions of the layer's inputs: 2, or 1 for a single step, without T."""
+    return inputs.dim() - (1 if isinstance(module, Linear) else 3)
+
+
+def make_currents(module: Linear | Conv2d, inputs: Tensor, **deferring: Any) -> Tensor:
+    """What the module's forward returns, or with `autograd.synapse`'s options a deferral of it."""
+    shape = module.geometry(inputs)
+    lead = lead_of(module, inputs)
     if isinstance(inputs, SpikeTensor) and len(inputs.features) != inputs.dim() - lead:
         inputs = inputs.to_dense()
+    weight, bias = module.weight, module.bias
     if not recording.listening():
-        return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
+        return synapse(inputs, weight, bias, lead, shape, module.kernel, **deferring)
     with recording.owned_by(module):
-        return synapse(inputs, module.weight, module.bias, lead, shape, module.kernel)
+        return synapse(inputs, weight, bias, lead, shape, module.kernel, **deferring)
