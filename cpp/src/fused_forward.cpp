@@ -3,7 +3,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <stdexcept>
@@ -158,12 +157,14 @@ std::int64_t steps_of(const Neurons& neurons, std::int64_t images) {
 
 void fused_forward(const Synapses& synapses, const PackedView& inputs, float scale,
                    const Neurons& neurons) {
+  synapses.geometry.validate();
   fused_forward_in_parts(synapses, inputs, scale, neurons,
                          samples_at_once(synapses.geometry, neurons.steps, neurons.batch));
 }
 
 void fused_forward(const Synapses& synapses, const float* inputs, std::int64_t images,
                    const Neurons& neurons) {
+  synapses.geometry.validate();
   const std::int64_t steps = steps_of(neurons, images);
   fused_forward_in_parts(synapses, inputs, images, neurons,
                          samples_at_once(synapses.geometry, steps, neurons.batch));

@@ -298,6 +298,8 @@ TEST(Fused, WrongCallsAreRefused) {
   expect_refused([&] { run(5); }, {"steps"});
   synapses.weight = nullptr;
   expect_refused([&] { run(5); }, {"weight", "null"});
+  synapses.geometry.out_channels = 0;
+  expect_refused([&] { run(5); }, {"out_channels", "0"});
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
-// Currents and the neurons that they reach, without currents in memory: forward() and
-// soma_forward() for a few samples at a time, whose currents share one block that stays in the
-// caches.
+// Currents and the neurons that they reach, in one pass: forward() and soma_forward() for a few
+// samples at a time, whose currents take each other's place in one block of memory.
 //
 // Spikes, mask, membrane and last membrane are those of the two one after the other, bit by bit.
 #pragma once
