@@ -4,10 +4,10 @@
 // gives the same spikes whatever the kernel, the instruction set and the number of threads).
 // Fan-in index k = tap * channels_per_group + c ascends. It is cut into blocks of `sum_block`
 // consecutive k. Within a block the sum starts at +0 and adds spike * weight, count * weight or
-// input * weight in ascending k, each product and its sum rounded once (a fused multiply-add); block
-// sums are added in ascending order, starting from the first; the total is multiplied by the scale
-// of spikes or counts; the bias is added last. Kernel::lut and Kernel::digits have arithmetics of
-// their own (kernel.hpp, digits.hpp).
+// input * weight in ascending k, each product and its sum rounded once (a fused multiply-add);
+// block sums are added in ascending order, starting from the first; the total is multiplied by the
+// scale of spikes or counts; the bias is added last. Kernel::lut and Kernel::digits have
+// arithmetics of their own (kernel.hpp, digits.hpp).
 #pragma once
 
 #include <cstdint>
