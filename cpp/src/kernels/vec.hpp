@@ -136,7 +136,8 @@ H2LEARN_INLINE Floats multiply_add_once(Floats a, Floats b, Floats c) {
     Longs error_bits;
     __builtin_memcpy(&error_bits, &error, sizeof error_bits);
     const Longs even = (bits & 1) == 0;
-    const Longs towards = ((error_bits ^ bits) >> 63) | 1;  // by the error's sign: 1 or -1
+    const Longs opposite = (error_bits ^ bits) < 0;
+    const Longs towards = opposite | 1;  // by the error's sign: 1 or -1
     bits += inexact & even & towards;
     __builtin_memcpy(&sum, &bits, sizeof sum);
     return __builtin_convertvector(sum, Floats);
