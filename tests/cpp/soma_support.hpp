@@ -1,5 +1,5 @@
 // The soma's tests: one call as a value, and its equations in double precision, written from
-// soma.hpp without a look at any implementation.
+// soma.hpp without a look at any implementation. A namespace of its own: other tests have layers, too.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 #include "h2learn/soma.hpp"
 #include "support.hpp"
 
-namespace h2learn::test {
+namespace h2learn::test::soma {
 
 /// Inputs of one layer. Empty vectors stand for null pointers.
 struct Layer {
@@ -227,4 +227,4 @@ inline std::string describe(const SomaOptions& o) {
          (o.decay_input ? ", decayed input" : "") + (o.inclusive ? ", inclusive" : "");
 }
 
-}  // namespace h2learn::test
+}  // namespace h2learn::test::soma

@@ -6,7 +6,7 @@
 
 #include "soma_support.hpp"
 
-namespace h2learn::test {
+namespace h2learn::test::soma {
 namespace {
 
 const std::vector<std::int64_t> feature_counts = {1, 63, 64, 65, 200};
@@ -439,4 +439,4 @@ TEST(Soma, CallsThatLackSomethingAreRefused) {
 }
 
 }  // namespace
-}  // namespace h2learn::test
+}  // namespace h2learn::test::soma
