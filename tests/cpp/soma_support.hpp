@@ -1,5 +1,6 @@
 // The soma's tests: one call as a value, and its equations in double precision, written from
-// soma.hpp without a look at any implementation. A namespace of its own: other tests have layers, too.
+// soma.hpp without a look at any implementation. In a namespace of their own: other tests have
+// layers, too.
 #pragma once
 
 #include <cmath>
