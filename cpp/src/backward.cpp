@@ -19,7 +19,7 @@ struct SampledCosts {
   double by_terms = 45;     ///< walking lists
   double needed = 1.5;
   double needed_by_terms = 60;  ///< beginning and ending a sum
-  double gain = 0.9;            ///< below this it is chosen
+  double gain = 0.75;  ///< below this it is chosen: walking gradients that are not zero saves, too
 };
 constexpr SampledCosts sampled_costs;
 
