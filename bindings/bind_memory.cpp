@@ -19,11 +19,14 @@ void bind_memory(py::module_& m) {
         return std::map<std::string, std::int64_t>{{"in_use_bytes", all.in_use},
                                                    {"free_bytes", all.free},
                                                    {"highest_bytes", all.highest},
-                                                   {"scratch_bytes", all.scratch}};
+                                                   {"scratch_bytes", all.scratch},
+                                                   {"weights_bytes", all.weights}};
       },
-      "Bytes of the pool: in use, kept free, the most ever in use; and the kernels' scratch.");
+      "Bytes of the pool: in use, kept free, the most ever in use; the kernels' scratch; and "
+      "packed\n"
+      "weights kept from call to call.");
   m.def("release_free_blocks", &release_free_blocks,
-        "Gives the pool's free blocks back to the system.");
+        "Gives the pool's free blocks, and kept packed weights, back to the system.");
 }
 
 }  // namespace h2learn

@@ -88,7 +88,8 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
   product.mask = mask;
   product.out = grad_inputs;
   product.method = sampled ? Method::sampled : method_of(kernel, false);
-  add_weights(kernels, geometry, sampled ? PackFor::sampled : PackFor::backward, weight, product);
+  const PackFor use = sampled ? PackFor::sampled : PackFor::backward;
+  const auto kept = add_weights(kernels, geometry, use, weight, product);
   if (images == 0) return;
   product.choice = kernels.choose_product(product.rows, product.columns, product.method);
   plan.add_runs(product.choice, product.rows);

@@ -66,7 +66,8 @@ void ForwardProduct::prepare(Method method) {
   product_.scale = scale_;
   product_.bias = bias_;
   product_.method = method;
-  add_weights(*kernels_, geometry_, tables ? PackFor::tables : PackFor::forward, weight_, product_);
+  const PackFor use = tables ? PackFor::tables : PackFor::forward;
+  kept_ = add_weights(*kernels_, geometry_, use, weight_, product_);
   if (product_.rows.images == 0) return;
   product_.choice = kernels_->choose_product(product_.rows, product_.columns, method);
   plan_->add_runs(product_.choice, product_.rows);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "digits.hpp"
@@ -13,7 +14,7 @@
 
 namespace h2learn {
 
-/// Weights packed and kernels chosen, by what all images are. The packed weights lie in this
+/// Weights packed and kernels chosen, by what all images are. The packed weights may lie in this
 /// thread's scratch memory (slot `weights`): the thread may prepare no other product meanwhile.
 class ForwardProduct {
  public:
@@ -42,6 +43,7 @@ class ForwardProduct {
   std::optional<DigitsForward> digits_;
   std::optional<GatherPlan> plan_;  ///< neither: the scalar target's reference computes
   const SynapseKernels* kernels_ = nullptr;
+  std::shared_ptr<const PackedWeights> kept_;
   GatherProduct product_ = {};
 };
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "out_of_memory.hpp"
+#include "packed_weights.hpp"
 #include "scratch.hpp"
 
 #if defined(__linux__)
@@ -92,7 +93,7 @@ class Pool {
 
   MemoryStatistics statistics() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return {in_use_, free_bytes_, highest_, scratch_bytes()};
+    return {in_use_, free_bytes_, highest_, scratch_bytes(), kept_weight_bytes()};
   }
 
   std::mutex& mutex() { return mutex_; }
@@ -151,7 +152,10 @@ std::int64_t require_bytes(std::int64_t bytes) {
 
 MemoryStatistics memory_statistics() { return pool().statistics(); }
 
-void release_free_blocks() { pool().release(); }
+void release_free_blocks() {
+  pool().release();
+  forget_packed_weights();
+}
 
 Block::Block(std::int64_t bytes)
     : bytes_(require_bytes(bytes)), piece_(pool().take(size_of_piece(bytes))) {}

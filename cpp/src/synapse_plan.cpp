@@ -136,16 +136,25 @@ Method method_of(Kernel kernel, bool has_tables) {
   }
 }
 
-void add_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
-                 const float* weight, GatherProduct& product) {
+std::shared_ptr<const PackedWeights> add_weights(const SynapseKernels& kernels,
+                                                 const Geometry& geometry, PackFor use,
+                                                 const float* weight, GatherProduct& product) {
   product.weight = weight;
   product.transposed = use == PackFor::backward;
+  const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
+                             geometry.channels_per_group(), geometry.taps()};
   bool finite = true;
   if (kernels.reads_in_place(product)) {
     finite = kernels.all_finite(weight, geometry.weights());
   } else {
-    const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
-                               geometry.channels_per_group(), geometry.taps()};
+    const std::int64_t rows = product.rows.images * product.rows.positions;
+    if (product.rows.positions > 1 && rows <= rows_worth_keeping) {
+      auto kept = packed_weights(kernels, shape, use, weight);
+      if (kept != nullptr) {
+        product.panels = kept->panels();
+        return kept;
+      }
+    }
     const auto floats = static_cast<std::size_t>(kernels.packed_size(shape, use));
     auto* const panels = static_cast<float*>(scratch(ScratchSlot::weights, floats * sizeof(float)));
     finite = kernels.pack_weights(shape, use, weight, panels);
@@ -153,6 +162,7 @@ void add_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFo
   }
   // Only when one of them found fault are the weights read again.
   if (!finite) require_finite("weight", weight, geometry.weights());
+  return nullptr;
 }
 
 }  // namespace h2learn

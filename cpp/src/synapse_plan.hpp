@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "h2learn/geometry.hpp"
 #include "h2learn/kernel.hpp"
 #include "h2learn/spikes.hpp"
 #include "kernels/synapse.hpp"
+#include "packed_weights.hpp"
 
 namespace h2learn {
 
@@ -46,9 +48,13 @@ class GatherPlan {
 /// for a kernel that computes only other products.
 Method method_of(Kernel kernel, bool has_tables);
 
-/// Gives the product its weights: where they are, or in panels in this thread's scratch memory
-/// (slot `weights`). Throws std::invalid_argument when one is not finite.
-void add_weights(const SynapseKernels& kernels, const Geometry& geometry, PackFor use,
-                 const float* weight, GatherProduct& product);
+/// Gives the product, whose rows are set, its weights: where they are, or in panels. These lie in
+/// this thread's scratch memory (slot `weights`), or, of a product so small that they are kept from
+/// call to call, in what is returned, which must outlive the product. Throws std::invalid_argument
+/// when a weight is not finite.
+[[nodiscard]] std::shared_ptr<const PackedWeights> add_weights(const SynapseKernels& kernels,
+                                                               const Geometry& geometry,
+                                                               PackFor use, const float* weight,
+                                                               GatherProduct& product);
 
 }  // namespace h2learn

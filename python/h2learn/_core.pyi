@@ -462,7 +462,8 @@ def max_threads() -> int:
     """
 def memory_statistics() -> dict[str, int]:
     """
-    Bytes of the pool: in use, kept free, the most ever in use; and the kernels' scratch.
+    Bytes of the pool: in use, kept free, the most ever in use; the kernels' scratch; and packed
+    weights kept from call to call.
     """
 def pack(dense: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.int64]) -> int:
     """
@@ -485,7 +486,7 @@ def popcount_rows(words: numpy.typing.NDArray[numpy.int64], out: numpy.typing.ND
     """
 def release_free_blocks() -> None:
     """
-    Gives the pool's free blocks back to the system.
+    Gives the pool's free blocks, and kept packed weights, back to the system.
     """
 def set_target(name: str) -> None:
     """

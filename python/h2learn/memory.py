@@ -44,11 +44,12 @@ def statistics() -> dict[str, int]:
 
     Returns:
         `in_use_bytes`, `free_bytes` (kept to be used again), `highest_bytes` (the most ever in use
-        at once), and `scratch_bytes` (what kernels keep from call to call, of all threads).
+        at once), `scratch_bytes` (what kernels keep from call to call, of all threads), and
+        `weights_bytes` (packed weights of small products, at most 64 MiB).
     """
     return _core.memory_statistics()
 
 
 def release() -> None:
-    """Gives the pool's free memory back to the system, after training for instance."""
+    """Gives free memory and packed weights back to the system, after training for instance."""
     _core.release_free_blocks()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import workloads
-from h2learn import memory, nn
+from h2learn import SpikeTensor, memory, nn
 
 MIB = 1 << 20
 
@@ -90,6 +90,38 @@ def test_kernels_keep_their_scratch():
     assert first > 0
     layer(torch.ones(2, 3, 600))
     assert memory.statistics()["scratch_bytes"] == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w, layer: torch.optim.SGD(layer.parameters(), lr=0.1).step(),
+        lambda w, layer: torch.optim.AdamW(layer.parameters(), foreach=True).step(),
+        lambda w, layer: w.data.mul_(2),
+        lambda w, layer: w.detach().numpy().__imul__(2),
+        lambda w, layer: setattr(w, "data", w.data * 2),
+        lambda w, layer: layer.load_state_dict({"weight": w.detach() * 2}),
+    ],
+    ids=["sgd", "adamw", "data", "numpy", "another", "state"],
+)
+def test_packed_weights_that_are_kept_follow_their_parameter(change):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+    spikes = (torch.rand(2, 1, 8, 9, 9) < 0.3).float()
+    packed = SpikeTensor.from_dense(spikes)
+    memory.release()
+    layer(packed).sum().backward()
+    assert memory.statistics()["weights_bytes"] > 0
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        change(layer.weight, layer)
+        assert not torch.equal(layer.weight, before)
+        kept = layer(packed)
+        memory.release()
+        assert memory.statistics()["weights_bytes"] == 0
+        assert torch.equal(kept, layer(packed))
+        expected = F.conv2d(spikes.flatten(0, 1), layer.weight, padding=1).unflatten(0, (2, 1))
+        torch.testing.assert_close(kept, expected)
 
 
 def test_release_gives_free_memory_back():

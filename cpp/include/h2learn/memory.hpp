@@ -18,12 +18,13 @@ struct MemoryStatistics {
   std::int64_t free;     ///< blocks kept to be handed out again
   std::int64_t highest;  ///< the most that was ever in use at once
   std::int64_t scratch;  ///< what kernels keep from call to call, of all threads
+  std::int64_t weights;  ///< packed weights of small products, and copies to know them again
 };
 
 MemoryStatistics memory_statistics();
 
-/// Gives free blocks back to the system and forgets the highest point. Scratch memory belongs to
-/// its threads and stays.
+/// Gives free blocks and packed weights back to the system and forgets the highest point. Scratch
+/// memory belongs to its threads and stays.
 void release_free_blocks();
 
 /// At least `bytes` of memory from the pool, 64-byte-aligned, with unspecified contents.
