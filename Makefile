@@ -117,9 +117,10 @@ python-test: $(VENV)/.dev
 # ---- measurements
 
 HAS_AVX2 := $(shell grep -m 1 -o avx2 /proc/cpuinfo 2>/dev/null)
-BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-atan \
+BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-atan step \
                 $(if $(HAS_AVX2),peers-avx2) accelerator)
 , := ,
+STEP_THREADS = $(if $(filter-out 1,$(JOBS)),1$(,)$(JOBS),1)
 
 # Ends by filling the sections of bench/RESULTS.md.
 bench: $(BENCH_VENV)/.done cpp-libraries
@@ -130,6 +131,7 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --surrogate atan --json build/peers-atan.json
 	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --target avx2 \
 	  --workloads c --peers h2learn$(,)pytorch$(,)pytorch-channels-last --json build/peers-avx2.json)
+	$(BENCH_VENV)/bin/python bench/step.py --threads $(STEP_THREADS) --rounds 3 --json build/step.json
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
 	$(BENCH_VENV)/bin/python bench/results.py $(BENCH_REPORTS)

@@ -3,7 +3,7 @@
     python bench/results.py build/peers.json build/accuracy.json build/kernels.json
 
 Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py,
-kernels.py, accelerator.py and accuracy.py write with --json, and google-benchmark with
+step.py, kernels.py, accelerator.py and accuracy.py write with --json, and google-benchmark with
 --benchmark_out.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import kernel_tables
 import machine
 import peers
+import step
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 Report = dict[str, Any]
@@ -31,8 +32,10 @@ def section(report: Report) -> tuple[str, str]:
     """
     if "benchmarks" in report:
         return "google-benchmark", _google_benchmark(report)
+    if "operators" in report:
+        return "step", _heading(report) + _tables(step.tables(report), report)
     if "ceilings" in report:
-        return "kernels", _heading(report) + _kernels(report)
+        return "kernels", _heading(report) + _tables(kernel_tables.tables(report), report)
     if "clocked_cycles_per_second" in report:
         return "accelerator", _heading(report) + _accelerator(report)
     if "workloads" in report:
@@ -41,7 +44,8 @@ def section(report: Report) -> tuple[str, str]:
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
     raise ValueError(
-        "written by none of peers.py, kernels.py, accelerator.py, accuracy.py, google-benchmark"
+        "written by none of peers.py, step.py, kernels.py, accelerator.py, accuracy.py, "
+        "google-benchmark"
     )
 
 
@@ -156,11 +160,11 @@ def _mean_and_all(row: Report, side: str) -> str:
     return f"{row[f'{side}_accuracy_percent']:.2f} ({each})"
 
 
-def _kernels(report: Report) -> str:
+def _tables(tables: list[kernel_tables.Table], report: Report) -> str:
     parts = [f"Medians of {report['rounds']} rounds."]
-    if report["no_ceiling"]:
+    if report.get("no_ceiling"):
         parts.append(f"No ceiling: {report['no_ceiling']}.")
-    for table in kernel_tables.tables(report):
+    for table in tables:
         parts.append(f"**{table.title}**\n\n{_markdown(table.columns, table.rows).rstrip()}")
     return "\n\n".join(parts) + "\n"
 

@@ -334,6 +334,7 @@ def test_the_page_of_results_has_every_section() -> None:
         "peers-rect",
         "peers-rect-avx2",
         "peers-atan",
+        "step",
         "accuracy",
         "kernels",
         "accelerator",
