@@ -102,9 +102,10 @@ H2LEARN_TILE void add_events(const Lists& lists, const float* panel, const float
     const float* const values = lists.values + group.first;
     Floats block[group_rows][vectors] = {};
     for (std::int64_t entry = 0; entry < length; ++entry) {
+      const std::uint64_t next_offsets = group_offsets(offsets + entry * group_rows);
       H2LEARN_UNROLL
       for (int r = 0; r < group_rows; ++r) {
-        const std::uint64_t offset = offsets[r * length + entry];
+        const std::uint64_t offset = offset_of(next_offsets, r);
         // cppcheck-suppress invalidPointerCast ; offsets count bytes of a panel of floats
         const float* const row = reinterpret_cast<const float*>(base + offset * vectors);
         H2LEARN_UNROLL

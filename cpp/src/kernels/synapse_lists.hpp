@@ -2,8 +2,10 @@
 //
 // Rows are taken in groups of four of nearly equal count (they are sorted by it), and the four
 // lists of a group are padded to the longest with an offset that leads to a row of zeros: one
-// loop of a predictable length then keeps four rows' sums in registers. The order of rows has no
-// bearing on any sum; within a row the offsets ascend, as the order of additions demands.
+// loop of a predictable length then keeps four rows' sums in registers. The lists of a group are
+// interleaved, so that one load brings the next offset of each: loads are what limits the kernel.
+// The order of rows has no bearing on any sum; within a row the offsets ascend, as the order of
+// additions demands.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +22,8 @@ constexpr int group_rows = 4;
 struct ListGroup {
   std::int32_t row[group_rows];
   std::int32_t length;
-  std::int32_t first;  ///< lists are [group_rows][length] from this entry
+  std::int32_t first;  ///< offsets are [length][group_rows] from this entry, values
+                       ///< [group_rows][length]
 };
 
 /// Entry k of a row is listed as the byte offset of lane 0 of row k in a panel one vector wide.
@@ -33,7 +36,8 @@ struct Lists {
   std::int32_t* counts;  ///< [rows] scratch
 };
 
-constexpr std::int64_t list_slack = 2 * lanes;
+/// Entries that may be written behind a list, or behind all of them: vectors, and interleaved ones.
+constexpr std::int64_t list_slack = 32;
 
 /// Entries that lists of `rows` rows can need.
 H2LEARN_INLINE std::int64_t list_capacity(std::int64_t rows) {
@@ -178,6 +182,60 @@ H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint1
   }
 }
 
+/// As that of floats.
+template <int... index>
+H2LEARN_INLINE Offsets shuffle(Offsets a, Offsets b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index...);
+#else
+  return __builtin_shuffle(a, b, Offsets{index...});
+#endif
+}
+
+H2LEARN_INLINE Offsets interleave_low(Offsets a, Offsets b) {
+  return shuffle<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
+}
+H2LEARN_INLINE Offsets interleave_high(Offsets a, Offsets b) {
+  return shuffle<4, 12, 5, 13, 6, 14, 7, 15>(a, b);
+}
+
+/// One entry's offset in each list of a group.
+typedef std::uint64_t GroupEntry __attribute__((may_alias));
+
+H2LEARN_INLINE std::uint64_t group_offsets(const std::uint16_t* entry) {
+  return *reinterpret_cast<const GroupEntry*>(entry);
+}
+
+/// That of row r: the r-th in memory.
+H2LEARN_INLINE std::uint64_t offset_of(std::uint64_t group, int r) {
+  const int place = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? r : group_rows - 1 - r;
+  return group >> (16 * place) & 0xFFFF;
+}
+
+/// Offsets of the rows of one group, each in a row of its own, before they are interleaved.
+struct GroupOffsets {
+  alignas(16) std::uint16_t rows[group_rows][sum_block + list_slack];
+};
+
+/// to[length][group_rows]; writes up to list_slack entries too many.
+H2LEARN_INLINE void interleave(const GroupOffsets& from, std::int64_t length, std::uint16_t* to) {
+  for (std::int64_t entry = 0; entry < length; entry += 8, to += 32) {
+    Offsets row[group_rows];
+    for (int r = 0; r < group_rows; ++r) {
+      row[r] = *reinterpret_cast<const Offsets*>(from.rows[r] + entry);
+    }
+    const Offsets even_low = interleave_low(row[0], row[2]);
+    const Offsets even_high = interleave_high(row[0], row[2]);
+    const Offsets odd_low = interleave_low(row[1], row[3]);
+    const Offsets odd_high = interleave_high(row[1], row[3]);
+    UnalignedOffsets* const out = reinterpret_cast<UnalignedOffsets*>(to);
+    out[0] = interleave_low(even_low, odd_low);
+    out[1] = interleave_high(even_low, odd_low);
+    out[2] = interleave_low(even_high, odd_high);
+    out[3] = interleave_high(even_high, odd_high);
+  }
+}
+
 /// Lists of the rows of bits[rows][block_words], or, when that is null, of values[rows][sum_block].
 /// `lists.counts` must hold the rows' counts; `depth` is the panel's row of zeros.
 inline void make_lists(const std::uint64_t* bits, const float* values, std::int64_t rows,
@@ -185,6 +243,7 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
   sort_rows(lists.counts, rows, lists.order);
   lists.group_count = blocks_of(rows, group_rows);
   const auto zeros = static_cast<std::uint16_t>(depth * vector_bytes);
+  GroupOffsets offsets;
   std::int32_t next = 0;
   for (std::int64_t g = 0; g < lists.group_count; ++g) {
     ListGroup& group = lists.groups[g];
@@ -195,17 +254,19 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
       const bool real = g * group_rows + i <= last;
       const std::int32_t row = real ? lists.order[g * group_rows + i] : -1;
       group.row[i] = row;
-      if (real && bits != nullptr)
-        list_bits(bits + row * block_words, lists.counts[row], lists.offsets + next);
+      const std::int32_t count = real ? lists.counts[row] : 0;
+      float* const listed = lists.values + next + i * group.length;
+      if (real && bits != nullptr) list_bits(bits + row * block_words, count, offsets.rows[i]);
       if (real && bits == nullptr) {
-        list_values(values + row * sum_block, depth, lists.offsets + next, lists.values + next);
+        list_values(values + row * sum_block, depth, offsets.rows[i], listed);
       }
-      for (std::int32_t entry = real ? lists.counts[row] : 0; entry < group.length; ++entry) {
-        lists.offsets[next + entry] = zeros;
-        if (bits == nullptr) lists.values[next + entry] = 0;
+      for (std::int32_t entry = count; entry < group.length; ++entry) {
+        offsets.rows[i][entry] = zeros;
+        if (bits == nullptr) listed[entry] = 0;
       }
-      next += group.length;
     }
+    interleave(offsets, group.length, lists.offsets + next);
+    next += group_rows * group.length;
   }
 }
 
