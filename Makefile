@@ -127,9 +127,9 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
 	build/bench/bench/h2learn_bench --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
-	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --json build/peers.json
-	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --surrogate atan --json build/peers-atan.json
-	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 5 --target avx2 \
+	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --json build/peers.json
+	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --surrogate atan --json build/peers-atan.json
+	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --target avx2 \
 	  --workloads c --peers h2learn$(,)pytorch$(,)pytorch-channels-last --json build/peers-avx2.json)
 	$(BENCH_VENV)/bin/python bench/step.py --threads $(STEP_THREADS) --rounds 3 --json build/step.json
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import machine
 import plain
 import torch
 from problems import (
@@ -189,6 +190,8 @@ def pytorch_bf16(
     options: NeuronOptions = DETACHED,
 ) -> Contestant:
     """Eager PyTorch under bfloat16 autocast: what giving up float32 buys. For information."""
+    if not machine.has_bfloat16():
+        raise UnavailableError("this processor has no bfloat16 instructions, and emulating is slow")
     model = _plain_layers(problem, parameters, lambda: plain.FusedLIF(_neuron(surrogate, options)))
 
     def rates(inputs: Tensor) -> Tensor:

@@ -35,6 +35,15 @@ def facts() -> dict[str, str | int | float]:
     }
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself; torch emulates it elsewhere, slowly.
+
+    True where that cannot be told.
+    """
+    x86, arm = _cpuinfo("flags").split(), _cpuinfo("Features").split()
+    return not (x86 or arm) or "bf16" in arm or not {"avx512_bf16", "amx_bf16"}.isdisjoint(x86)
+
+
 def line(f: Mapping[str, object] | None = None) -> str:
     """Facts, by default this machine's, as one line of text."""
     f = facts() if f is None else f

@@ -210,11 +210,14 @@ def measure_calls(problem: Problem, surrogate: str, steps: int) -> tuple[list[Ca
 
 
 def measure(
-    problem: Problem, threads: int, options: argparse.Namespace, roof: Ceiling
+    problem: Problem,
+    expected: tuple[float, list[Tensor]],
+    threads: int,
+    options: argparse.Namespace,
+    roof: Ceiling,
 ) -> tuple[Row, list[Row]]:
     """The step, and a row for each operator (of the same kind and layer: their sum)."""
     torch.set_num_threads(threads)
-    expected = reference(problem, options.surrogate)
     ours, peer = peers.run_workload(
         problem, expected, ["h2learn", options.peer], options.surrogate, options.rounds, 180.0
     )
@@ -328,10 +331,11 @@ def main(arguments: list[str] | None = None) -> int:
         roofs = {n: measure_ceiling(target, n) for n in options.threads}
         for letter in options.workloads:
             problem = make_problem(WORKLOADS[letter])
+            expected = reference(problem, options.surrogate)
             for threads in options.threads:
                 print(f"{letter}, threads {threads}", file=sys.stderr, flush=True)
                 roofs[threads] = highest(roofs[threads], measure_ceiling(target, threads))
-                step, operators = measure(problem, threads, options, roofs[threads])
+                step, operators = measure(problem, expected, threads, options, roofs[threads])
                 report["steps"].append(step)
                 report["operators"] += operators
     except (NoCeilingError, RuntimeError) as error:

@@ -299,6 +299,17 @@ def test_the_command_writes_its_rows(tmp_path, monkeypatch, capsys) -> None:
     assert "pytorch" in capsys.readouterr().out
 
 
+def test_bfloat16_is_left_out_where_it_would_be_emulated(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: False)
+    monkeypatch.setitem(problems.WORKLOADS, "a", TINY["vectors"])
+    file = tmp_path / "peers.json"
+    options = ["--workloads", "a", "--threads", "1", "--rounds", "1"]
+    peers.main([*options, "--peers", "h2learn,pytorch-bf16", "--json", str(file)])
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["peer_ms"] is None
+    assert "no bfloat16 instructions" in row["reason"]
+
+
 def test_results_take_the_place_of_the_old_ones(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(problems.WORKLOADS, "a", TINY["images"])
     file, page = tmp_path / "peers.json", tmp_path / "RESULTS.md"
