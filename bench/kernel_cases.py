@@ -64,7 +64,10 @@ class Case:
 
     @property
     def flops(self) -> float:
-        """Operations of the dense product, a multiply-add being two; borders count as inside."""
+        """Operations of the dense (or grouped) product; borders count as inside.
+
+        A multiply-add is two.
+        """
         return 2.0 * self.images * math.prod(ops.out_size(self.shape)) * self.weights
 
     @property
@@ -74,13 +77,19 @@ class Case:
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """[N, C, kh, kw]."""
-        return self.shape[3], self.shape[0], self.shape[4], self.shape[5]
+        """[N, C / groups, kh, kw]."""
+        return self.shape[3], self.shape[0] // self.groups, self.shape[4], self.shape[5]
 
     @property
-    def padding(self) -> tuple[int, int]:
-        """Of a convolution; the only option of its that these cases use."""
-        return self.shape[8], self.shape[9]
+    def options(self) -> dict[str, Any]:
+        """Stride, padding, dilation (two each) and groups, as torch's operators name them."""
+        stride, padding, dilation = (self.shape[i : i + 2] for i in (6, 8, 10))
+        return {"stride": stride, "padding": padding, "dilation": dilation, "groups": self.groups}
+
+    @property
+    def groups(self) -> int:
+        """1: every output sees every channel."""
+        return self.shape[12]
 
 
 @dataclass(frozen=True)
@@ -164,8 +173,47 @@ def layers_of(workload: Workload) -> Iterator[Case]:
         inputs = "spikes"
 
 
+def _variants() -> Iterator[Case]:
+    """A convolution and what differs from it in one thing; padded to keep the size."""
+
+    def variant(
+        name: str,
+        channels: int = 64,
+        outputs: int = 64,
+        size: tuple[int, int] = (16, 16),
+        taps: int = 3,
+        dilation: int = 1,
+        inputs: str = "spikes",
+        **options: Any,
+    ) -> Case:
+        options.setdefault("padding", (dilation * (taps // 2),) * 2)
+        shape = ops.geometry(
+            channels, size, outputs, (taps, taps), dilation=(dilation, dilation), **options
+        )
+        return Case(f"conv:{name}", shape, 64, inputs=inputs)
+
+    yield variant("base")
+    yield variant("1x1", taps=1)
+    yield variant("5x5", taps=5)
+    yield variant("7x7", taps=7)
+    yield variant("unpadded", padding=(0, 0))
+    yield variant("stride2", stride=(2, 2))
+    yield variant("dilation2", dilation=2)
+    yield variant("groups4", groups=4)
+    yield variant("depthwise", groups=64)
+    for channels in (1, 2, 3, 16):
+        yield variant(f"{channels}to64", channels=channels)
+    yield variant("64to10", outputs=10)
+    yield variant("odd", channels=61, outputs=67, size=(15, 17))
+    yield variant("analog", channels=3, inputs="analog")
+    yield variant("counts", inputs="counts")
+
+
 SIZES: dict[str, Case] = {case.name: case for case in _sizes()}
 LAYERS: dict[str, Case] = {case.name: case for case in layers_of(WORKLOADS["c"])}
+BASE = "conv:base"
+VARIANTS: dict[str, Case] = {case.name: case for case in _variants()}
+SYNAPSES: dict[str, Case] = {**SIZES, **LAYERS, **VARIANTS}
 NEURONS: dict[str, NeuronCase] = {
     case.name: case
     for case in (
@@ -228,7 +276,7 @@ def make_inputs(case: Case, rate: float, seed: int = 0) -> Inputs:
 
 
 def make_weight(case: Case, seed: int = 1) -> Tensor:
-    """Float32 [N, C, kh, kw]; with spikes at 15 % the currents have about unit variance."""
+    """Float32 [N, C / groups, kh, kw]; at 15 % spikes the currents have about unit variance."""
     generator = torch.Generator().manual_seed(seed)
     fan_in = case.weights / case.shape[3]
     return torch.randn(case.weight_shape, generator=generator) / math.sqrt(0.15 * fan_in)
@@ -318,7 +366,7 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     @functools.cache
     def expected(rate: float) -> Tensor:
         images = inputs_at(rate).dense()[:few].double().contiguous()
-        return F.conv2d(images, weight.double(), padding=case.padding)
+        return F.conv2d(images, weight.double(), **case.options)
 
     def error(rate: float, found: Tensor) -> float:
         # Ours is [images, P, N], a linear rival's [images, N], a convolution's an image.
@@ -344,7 +392,7 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     for rival in rivals_of(case, bf16):
         x, w = rival(inputs_at(at).dense()), rival(weight)
         if case.is_convolution:
-            run = functools.partial(F.conv2d, x, w, padding=case.padding)
+            run = functools.partial(F.conv2d, x, w, **case.options)
         else:
             run = functools.partial(F.linear, x.flatten(1), w.flatten(1))
         theirs = way(rival.name, run, at, x.nbytes + w.nbytes, rival.dtype.itemsize)
@@ -386,7 +434,8 @@ def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     @functools.cache
     def expected(rate: float) -> Tensor:
         images = as_images(case, gradients_at(rate)[:few]).double().contiguous()
-        result = F.conv_transpose2d(images, weight.double(), padding=case.padding)
+        x = torch.empty((few, channels, height, width), dtype=torch.double)
+        result = _convolution_backward(case.options, images, x, weight.double(), 0)
         return result if window is None else result * window[:few]
 
     def error(rate: float, found: Tensor) -> float:
@@ -409,7 +458,7 @@ def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         m = None if window is None else window.bool().contiguous(memory_format=rival.layout)
         if case.is_convolution:
             x = rival(torch.empty(case.images, channels, height, width))
-            run = functools.partial(_convolution_backward, g, x, w, case.padding, 0, m)
+            run = functools.partial(_convolution_backward, case.options, g, x, w, 0, m)
         else:
             m = None if m is None else m.flatten(1)
             run = functools.partial(_masked_mm, g.flatten(1), w.flatten(1), m)
@@ -423,15 +472,17 @@ def weight_update(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     """Weight gradient from spikes; a part of the gradients is zero, as in training."""
     shape = list(case.shape)
     gradients = make_gradients(case, GRADIENT_DENSITY)
-    few_in, few_out = min(case.shape[0], FEW_INPUTS), min(case.shape[3], FEW_OUTPUTS)
+    few_in, few_out = case.shape[0], case.shape[3]
+    if case.groups == 1:  # a part of several groups would be no convolution
+        few_in, few_out = min(few_in, FEW_INPUTS), min(few_out, FEW_OUTPUTS)
     inputs_at = functools.cache(functools.partial(make_inputs, case))
 
     @functools.cache
     def expected(rate: float) -> Tensor:
         x = inputs_at(rate).dense()[:, :few_in].double().contiguous()
         g = as_images(case, gradients)[:, :few_out].double().contiguous()
-        w = torch.empty((few_out, few_in, *case.weight_shape[2:]), dtype=torch.double)
-        return _convolution_backward(g, x, w, case.padding, 1)
+        part = (few_out, few_in // case.groups, *case.weight_shape[2:])
+        return _convolution_backward(case.options, g, x, torch.empty(part, dtype=torch.double), 1)
 
     def error(rate: float, found: Tensor) -> float:
         found = found.view(case.weight_shape)[:few_out, :few_in]
@@ -455,7 +506,7 @@ def weight_update(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         x, g = rival(inputs_at(at).dense()), rival(as_images(case, gradients))
         if case.is_convolution:
             w = rival(torch.empty(case.weight_shape))
-            run = functools.partial(_convolution_backward, g, x, w, case.padding, 1)
+            run = functools.partial(_convolution_backward, case.options, g, x, w, 1)
         else:
             run = functools.partial(torch.mm, g.flatten(1).t(), x.flatten(1))
         check = functools.partial(error, at)
@@ -488,17 +539,17 @@ def to_csr(dense: Tensor) -> Tensor:
 
 
 def _convolution_backward(
+    options: dict[str, Any],
     gradients: Tensor,
     inputs: Tensor,
     weight: Tensor,
-    padding: tuple[int, int],
     wanted: int,
     window: Tensor | None = None,
 ) -> Tensor:
     """Gradient of the inputs (`wanted` 0), masked, or of the weight (1) of a convolution."""
     result: Tensor = torch.ops.aten.convolution_backward(
-        gradients, inputs, weight, None, (1, 1), padding, (1, 1), False, (0, 0), 1,
-        (wanted == 0, wanted == 1, False),
+        gradients, inputs, weight, bias_sizes=None, **options, transposed=False,
+        output_padding=(0, 0), output_mask=(wanted == 0, wanted == 1, False),
     )[wanted]  # fmt: skip
     return result if window is None else result.mul_(window)
 
@@ -620,7 +671,7 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     @functools.cache
     def expected(rate: float) -> Tensor:
         images = inputs_at(rate).dense()[::samples].double().contiguous()
-        return fire(F.conv2d(images, weight.double(), padding=case.padding))[:, 0]
+        return fire(F.conv2d(images, weight.double(), **case.options))[:, 0]
 
     def error(rate: float, found: Tensor) -> float:
         return (found[:, 0].double() != expected(rate)).double().mean().item()
@@ -650,7 +701,7 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         x, w = rival(inputs_at(at).dense()), rival(weight)
 
         def convolve_and_fire(x: Tensor = x, w: Tensor = w) -> Tensor:
-            return fire(F.conv2d(x, w, padding=case.padding))
+            return fire(F.conv2d(x, w, **case.options))
 
         written = (rival.dtype.itemsize + 1) * case.images * features
         check = functools.partial(error, at)
@@ -672,7 +723,7 @@ def cases_of(kernel: str) -> dict[str, Case | NeuronCase]:
     """The cases that a kernel has."""
     if kernel == "neuron":
         return dict(NEURONS)
-    layers = {**SIZES, **LAYERS}
+    layers = SYNAPSES
     if kernel == "conv_neuron":
         layers = {n: c for n, c in layers.items() if c.is_convolution and c.inputs != "analog"}
     if kernel == "backward":  # nobody asks for the gradient at an image

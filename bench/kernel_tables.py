@@ -12,6 +12,8 @@ Row = dict[str, Any]
 
 # `auto` may cost this much more than the better of the kernels that it chooses from.
 AUTO_SLACK = 1.15
+# The layer that variants differ from, timed beside one of them.
+BASE_WAY = "h2learn-base"
 _OWN = ("h2learn-event", "h2learn-dense")
 
 
@@ -51,8 +53,10 @@ class Goal:
 
 
 def tables(report: Report) -> list[Table]:
-    """All of them: the goals, what `auto` costs, the ceilings, and the ratios by kernel."""
-    wanted = [_goals(report), _auto(report), _ceilings(report), *_ratios(report)]
+    """All of them: the goals, what `auto` costs, the ceilings, variants, the ratios by kernel."""
+    wanted = [
+        _goals(report), _auto(report), _ceilings(report), *_variants(report), *_ratios(report)
+    ]  # fmt: skip
     return [table for table in wanted if table.rows]
 
 
@@ -105,7 +109,11 @@ def _goals(report: Report) -> Table:
                 f"{count} of {len(same)}", f"{worst['ratio']:.2f}", where(worst),
                 f"{statistics.median(row['ratio'] for row in same):.2f}",
             ])  # fmt: skip
-        if not rows and any(r["kernel"] == goal.kernel for r in report["rows"]):
+        measured = any(
+            row["kernel"] == goal.kernel and (goal.cases is None or row["case"] in goal.cases)
+            for row in report["rows"]
+        )
+        if measured and not rows:
             lines.append([*start, "-", "-", "-", "n/a", *["-"] * 4])
     columns = ["work", "rival", "goal", "kernel", "target", "threads", "reached", "rows",
                "lowest ratio", "there", "median ratio"]  # fmt: skip
@@ -145,9 +153,39 @@ def _ceilings(report: Report) -> Table:
     return Table("Measured ceilings", columns, lines)
 
 
+def _variants(report: Report) -> Iterator[Table]:
+    """Variants of one convolution beside it and beside torch: a line a kernel, variant and rate."""
+    shown = [
+        row
+        for row in report["rows"]
+        if row["case"] in report["variants"] and row["h2learn_kernel"] == "auto"
+    ]
+    for (target, threads), rows in groups(shown, "target", "threads"):
+        lines = []
+        for (kernel, case, rate), same in groups(rows, "kernel", "case", "rate"):
+            rivals = {row["rival"]: row for row in same}
+            torch, base = rivals["torch-float32"], rivals[BASE_WAY]
+            gmacs = _gmacs(torch["flops"], torch["h2learn_ms"])
+            of_base = gmacs / _gmacs(base["rival_flops"], base["rival_ms"])
+            lines.append([
+                kernel, case, "any" if rate is None else percent(rate),
+                f"{torch['h2learn_ms']:.2f}", f"{torch['rival_ms']:.2f}", f"{torch['ratio']:.2f}",
+                f"{gmacs:.1f}", f"{of_base:.2f}",
+            ])  # fmt: skip
+        columns = ["kernel", "layer", "not zero", "h2learn, ms", "torch-float32, ms", "ratio",
+                   "h2learn, GMAC/s", "of the base's"]  # fmt: skip
+        yield Table(f"Layers of every kind, {target}, {_threads(threads)}", columns, lines)
+
+
+def _gmacs(flops: float, ms: float) -> float:
+    """Billions of the dense product's multiply-adds a second, computed or skipped."""
+    return flops / 2 / ms / 1e6
+
+
 def _ratios(report: Report) -> Iterator[Table]:
-    """A table for each kernel: a line a case and rival, a column a rate."""
-    for (kernel, target, threads), rows in groups(report["rows"], "kernel", "target", "threads"):
+    """A table for each kernel: a line a case and rival, a column a rate. Without the variants."""
+    shown = [row for row in report["rows"] if row["case"] not in report["variants"]]
+    for (kernel, target, threads), rows in groups(shown, "kernel", "target", "threads"):
         # A rate of None: analog inputs, neurons, or a kernel whose time depends on none.
         rates = sorted({row["rate"] for row in rows}, key=lambda r: 2.0 if r is None else r)
         lines = []
@@ -164,8 +202,11 @@ def _ratios(report: Report) -> Iterator[Table]:
             ])  # fmt: skip
         headings = ["any" if rate is None else percent(rate) for rate in rates]
         columns = ["case", "kernel", "rival", "its ms", *headings, "error", "its error"]
-        noun = "thread" if threads == 1 else "threads"
-        yield Table(f"{kernel}, {target}, {threads} {noun}", columns, lines)
+        yield Table(f"{kernel}, {target}, {_threads(threads)}", columns, lines)
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
 
 
 def _cell(row: Row | None) -> str:

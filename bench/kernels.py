@@ -10,20 +10,22 @@ backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; ea
 compared with float64. One process an instruction set, with torch held to the same; what one
 instruction set runs by another's code is measured once. --quick is the best instruction set alone
 at a few rates; without it the layers of workload c and the other instruction sets are measured at a
-selection of rates and threads; --all is every combination, and takes hours. Exit status: 0; 1 when
+selection of rates and threads, and variants of one convolution ("auto" beside torch in float32) at
+one rate; --all is every combination, and takes hours. Exit status: 0; 1 when
 h2learn computes something else than float64 does; 2 for a wrong argument. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,21 @@ from arguments import choices, count, counts
 from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
 from h2learn import _core
 from kernel_cases import (
+    BASE,
     KERNELS,
     LAYERS,
     NEURONS,
     SIZES,
     SYNAPSE_KERNELS,
+    SYNAPSES,
+    VARIANTS,
     Case,
     NeuronCase,
     Way,
     cases_of,
+    middle,
 )
-from kernel_tables import AUTO_SLACK, Goal, tables
+from kernel_tables import AUTO_SLACK, BASE_WAY, Goal, tables
 from measure import interleave
 from rich import box
 from rich.console import Console
@@ -54,6 +60,8 @@ Row = dict[str, Any]
 
 RATES = (1, 5, 10, 15, 20, 30, 50)
 FEW_RATES = (0.01, 0.1, 0.3)
+VARIANT_RATES = (0.15,)
+VARIANT_WAYS = ("h2learn-auto", BASE_WAY, "torch-float32")
 FEW_LAYERS = ("c:conv2", "c:linear1")
 FUSED = "c:conv2"
 INT8 = "ceiling-int8x3"
@@ -63,7 +71,7 @@ ERROR_TOLERANCE = {"conv_neuron": 1e-3}
 DEFAULT_ERROR_TOLERANCE = 1e-5
 
 
-_SIZES = tuple(SIZES)
+_SIZES, _VARIANTS = tuple(SIZES), tuple(VARIANTS)
 _FROM_MEMORY = tuple(name for name, case in NEURONS.items() if case.from_memory)
 _SPARSE, _FEW, _MASKED = "forward, 10 to 30 %", "forward, 1 %", "input gradient with mask"
 _FUSED_TITLE = "convolution 128->256 3x3 and neurons, bits out"
@@ -80,6 +88,10 @@ GOALS = (
     Goal(_MASKED, "backward", "torch-float32", 3.5, _SIZES),
     Goal(_NEURON_TITLE, "neuron", "torch-float32", 28.0),
     Goal(_NEURON_TITLE, "neuron", "ceiling", 0.85, _FROM_MEMORY),
+    *(
+        Goal(f"layers of every kind, {kernel}", kernel, "torch-float32", 1.0, _VARIANTS)
+        for kernel in SYNAPSE_KERNELS
+    ),
     *(
         Goal("", kernel, f"h2learn-{own}", 1.0 / AUTO_SLACK)
         for kernel in SYNAPSE_KERNELS
@@ -99,12 +111,17 @@ def goal_of(kernel: str, case: str, rival: str, rate: float | None) -> float | N
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel, case and number of threads, at several rates together."""
+    """One kernel, case and number of threads, at several rates together.
+
+    Attributes:
+        ways: names of those to measure; None: all.
+    """
 
     kernel: str
     case: str
     threads: int
     rates: list[float]
+    ways: Sequence[str] | None = None
 
 
 def plan(options: argparse.Namespace, target: str) -> Iterator[Job]:
@@ -115,14 +132,17 @@ def plan(options: argparse.Namespace, target: str) -> Iterator[Job]:
                 if name not in options.cases:
                     continue
                 rates = [percent / 100 for percent in options.rates]
+                ways = None
                 if _repeats_another(target) and kernel not in ("forward", "conv_neuron"):
                     continue  # only currents have the digits kernel
                 if not options.all:
                     if not _is_measured(options, target, threads, kernel, name):
                         continue
-                    if options.quick or target != TARGETS[-1]:
-                        rates = [rate for rate in rates if rate in FEW_RATES] or rates
-                yield Job(kernel, name, threads, rates)
+                    few = FEW_RATES if options.quick or target != TARGETS[-1] else rates
+                    if name in VARIANTS:
+                        few, ways = VARIANT_RATES, VARIANT_WAYS
+                    rates = [rate for rate in rates if rate in few] or rates
+                yield Job(kernel, name, threads, rates, ways)
 
 
 def _repeats_another(target: str) -> bool:
@@ -143,10 +163,12 @@ def _is_measured(
     """Whether a combination is worth its time when not all are asked for."""
     if kernel == "conv_neuron" and name != FUSED:
         return False
-    most = threads == max(options.threads)
+    most, best = threads == max(options.threads), target == TARGETS[-1]
+    if name in VARIANTS:
+        return most and best and not options.quick
     if options.quick:
-        return most and target == TARGETS[-1] and (kernel == "conv_neuron" or name not in LAYERS)
-    if target == TARGETS[-1]:
+        return most and best and (kernel == "conv_neuron" or name not in LAYERS)
+    if best:
         return most or name not in LAYERS or name == FUSED
     return most and (name not in LAYERS or name in FEW_LAYERS)
 
@@ -155,8 +177,12 @@ def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
     """Times all ways of one job, interleaved; a row a way, with its error against float64."""
     torch.set_num_threads(job.threads)
     case = cases_of(job.kernel)[job.case]
-    ways = KERNELS[job.kernel](case, job.rates, target in BF16_TARGETS)
-    ways = [way for way in ways if _is_new(target, way)]
+    ways = list(KERNELS[job.kernel](case, job.rates, target in BF16_TARGETS))
+    if isinstance(case, Case) and job.case in VARIANTS:
+        ways += base_ways(job.kernel, case, job.rates)
+    ways = [
+        way for way in ways if _is_new(target, way) and (job.ways is None or way.name in job.ways)
+    ]
     errors = [way.error(way.run()) for way in ways]
     timings = interleave({str(i): way.run for i, way in enumerate(ways)}, rounds)
     return [
@@ -171,12 +197,25 @@ def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
             "ms": timings[str(i)].median_ms,
             "quartiles_ms": timings[str(i)].quartiles_ms,
             "error": errors[i],
-            "flops": flops_of(case),
+            "flops": flops_of(VARIANTS[BASE] if way.name == BASE_WAY else case),
             "read_bytes": way.read_bytes,
             "written_bytes": way.written_bytes,
         }
         for i, way in enumerate(ways)
     ]
+
+
+def base_ways(kernel: str, variant: Case, rates: list[float]) -> Iterator[Way]:
+    """The base by `auto`, to be timed in turns with a variant: machines are noisy.
+
+    Beside analog inputs, which have no rate, it has the middle one.
+    """
+    base = VARIANTS[BASE]
+    analog = variant.inputs == "analog"
+    rates = [middle(base, rates)] if analog else rates
+    ways = (way for way in KERNELS[kernel](base, rates, False) if way.name == "h2learn-auto")
+    for way in itertools.islice(ways, len(rates)):  # before the rivals are made
+        yield replace(way, name=BASE_WAY, rate=None if analog else way.rate)
 
 
 def flops_of(case: Case | NeuronCase) -> float:
@@ -270,6 +309,8 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                     "h2learn_ms": timed["ms"],
                     "ratio": rival["ms"] / timed["ms"],
                     "goal": goal_of(ours["kernel"], ours["case"], name, ours["rate"]),
+                    "flops": ours["flops"],
+                    "rival_flops": rival["flops"],
                     "error": timed["error"],
                     "rival_error": rival["error"],
                     "rival_quartiles_ms": rival["quartiles_ms"],
@@ -281,7 +322,7 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
 
 def _limit(ms: float) -> Row:
     """A ceiling in a rival's place."""
-    return {"ms": ms, "detail": "", "error": None, "quartiles_ms": None}
+    return {"ms": ms, "detail": "", "error": None, "quartiles_ms": None, "flops": None}
 
 
 def wrong(measured: list[Row]) -> list[Row]:
@@ -345,6 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
         ],
         "no_ceiling": reason,
         "goals": [asdict(goal) for goal in GOALS if goal.title],
+        "variants": _VARIANTS,
         "rows": rows_of(measured, ceilings),
         "measurements": measured,
     }
@@ -361,7 +403,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    names = [*SIZES, *LAYERS, *NEURONS]
+    names = [*SYNAPSES, *NEURONS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     extent = parser.add_mutually_exclusive_group()

@@ -61,12 +61,16 @@ def point(row: Row) -> tuple[float, float]:
 
 
 def draw(report: dict[str, Any], target: str, threads: int) -> Figure:
-    """The plot; one panel a product.
+    """The plot; one panel a product. Variants, which have a table, are left out.
 
     Raises:
         ValueError: no product was measured there.
     """
-    rows = [r for r in report["measurements"] if (r["target"], r["threads"]) == (target, threads)]
+    rows = [
+        r
+        for r in report["measurements"]
+        if (r["target"], r["threads"]) == (target, threads) and r["case"] not in report["variants"]
+    ]
     kernels = [k for k in SYNAPSE_KERNELS if any(r["kernel"] == k for r in rows)]
     if not kernels:
         raise ValueError(f"no product was measured on {target} with {threads} threads")

@@ -23,7 +23,8 @@ import targets
 import torch
 from ceiling import Ceiling, NoCeilingError
 from h2learn import _core, ops
-from kernel_cases import LAYERS, NEURONS, SIZES, Case, NeuronCase
+from h2learn.shapes import GEOMETRY_FIELDS
+from kernel_cases import LAYERS, NEURONS, SIZES, VARIANTS, Case, NeuronCase
 
 CONV = ops.geometry(5, (7, 6), 9, (3, 3), padding=(1, 1))
 TINY = {
@@ -31,6 +32,12 @@ TINY = {
     "counts": Case("counts", ops.geometry(5, (4, 6), 9, (3, 3), padding=(1, 1)), 16, 8, "counts"),
     "vectors": Case("vectors", ops.geometry(70, (1, 1), 9), 80),
     "analog": Case("analog", CONV, 4, 1, "analog"),
+    "groups": Case(
+        "groups",
+        ops.geometry(6, (9, 8), 12, (3, 2), (2, 1), padding=(1, 2), dilation=(1, 3), groups=3),
+        16,
+    ),
+    "depthwise": Case("depthwise", ops.geometry(5, (7, 6), 5, (3, 3), groups=5), 16),
 }
 ROOF = Ceiling(1e12, 4e11, 2e11, 1e10, 2e10)
 RATES = [0.05, 0.1, 0.5]
@@ -60,9 +67,10 @@ def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
     assert names == expected
 
 
-def test_an_error_is_seen() -> None:
+@pytest.mark.parametrize("case", ["images", "groups"])
+def test_an_error_is_seen(case: str) -> None:
     for kernel in kernel_cases.SYNAPSE_KERNELS:
-        way = next(iter(kernel_cases.KERNELS[kernel](TINY["images"], [0.3], False)))
+        way = next(iter(kernel_cases.KERNELS[kernel](TINY[case], [0.3], False)))
         assert way.error(1.01 * way.run()) == pytest.approx(0.01, rel=0.01)
 
 
@@ -97,6 +105,31 @@ def test_layers_of_workload_c_are_those_of_the_network() -> None:
     assert LAYERS["c:conv2"].flops == 2 * 64 * 32 * 32 * 9 * 128 * 256
 
 
+def test_variants_differ_from_the_base_in_what_they_are_named_after() -> None:
+    base = VARIANTS[kernel_cases.BASE]
+    assert base.shape == ops.geometry(64, (16, 16), 64, (3, 3), padding=(1, 1))
+    assert base.flops == 2 * 64 * 16 * 16 * 9 * 64 * 64
+    assert {case.images for case in VARIANTS.values()} == {64}
+    assert {n: c.inputs for n, c in VARIANTS.items() if c.inputs != "spikes"} == {
+        "conv:analog": "analog", "conv:counts": "counts"
+    }  # fmt: skip
+    fields = {
+        name: {
+            field: value
+            for field, value, of_base in zip(GEOMETRY_FIELDS, case.shape, base.shape, strict=True)
+            if value != of_base
+        }
+        for name, case in VARIANTS.items()
+    }
+    assert fields["conv:depthwise"] == {"groups": 64}
+    assert fields["conv:stride2"] == {"stride_height": 2, "stride_width": 2}
+    assert fields["conv:64to10"] == {"out_channels": 10}
+    assert fields["conv:counts"] == {}
+    assert VARIANTS["conv:depthwise"].flops * 64 == VARIANTS["conv:groups4"].flops * 4 == base.flops
+    resized = {n for n, c in VARIANTS.items() if ops.out_size(c.shape) != ops.out_size(base.shape)}
+    assert resized == {"conv:unpadded", "conv:stride2", "conv:odd"}
+
+
 @pytest.mark.parametrize("case", ["images", "counts", "vectors"])
 def test_inputs_have_the_rate_asked_for(case: str) -> None:
     inputs = kernel_cases.make_inputs(TINY[case], 0.3)
@@ -117,13 +150,36 @@ def test_all_is_every_combination(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [(t, *vars(j).values()) for t in chosen.targets for j in kernels.plan(chosen, t)]
     cases = sum(len(kernel_cases.cases_of(kernel)) for kernel in kernel_cases.KERNELS)
     assert len(jobs) == len(kernels.TARGETS) * 2 * cases
-    assert all(job[-1] == [0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5] for job in jobs)
+    assert all(job[-2:] == ([0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5], None) for job in jobs)
+
+
+def test_variants_are_measured_once_and_not_by_quick() -> None:
+    chosen = options("--threads", "1,2")
+    jobs = [
+        (target, job)
+        for target in chosen.targets
+        for job in kernels.plan(chosen, target)
+        if job.case in VARIANTS
+    ]
+    assert {target for target, _ in jobs} == {kernels.TARGETS[-1]}
+    assert {(job.threads, *job.rates, job.ways) for _, job in jobs} == {
+        (2, 0.15, kernels.VARIANT_WAYS)
+    }
+    assert len(jobs) == 3 * len(VARIANTS) - 1  # nobody asks for the gradient at an image
+    quick = kernels.plan(options("--quick"), kernels.TARGETS[-1])
+    assert not any(job.case in VARIANTS for job in quick)
+    (job,) = kernels.plan(
+        options("--cases", "conv:odd", "--rates", "10", "--kernels", "forward"), kernels.TARGETS[-1]
+    )
+    assert job.rates == [0.1]
 
 
 def test_each_goal_is_measured_by_default_and_by_quick() -> None:
     for arguments in ((), ("--quick",)):
         jobs = list(kernels.plan(options(*arguments), kernels.TARGETS[-1]))
         for goal in kernels.GOALS:
+            if arguments and goal.cases == tuple(VARIANTS):
+                continue
             fitting = [
                 job
                 for job in jobs
@@ -198,7 +254,7 @@ def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
     ((fast, _), (slow, worst)) = kernel_tables.auto_losses(rows)
     assert (fast, slow) == (0.5, 2.0)
     assert worst["rival"] == "h2learn-event"
-    report = {"rows": rows, "ceilings": [], "goals": GOALS}
+    report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": []}
     shown = {table.title: table for table in kernel_tables.tables(report)}
     (auto,) = [table for title, table in shown.items() if "auto" in title]
     assert auto.rows == [["forward", "avx2", "1", "1 of 2", "2.00", f"{worst['case']} at 30 %",
@@ -230,11 +286,55 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
     assert by["digits", "torch-float32"]["ratio"] == 8.0
     assert by["digits", kernels.INT8]["ratio"] == pytest.approx(0.5)  # 3 * 2 GOP at 6 TOP/s
     assert by["auto", "h2learn-digits"]["ratio"] == 0.5
-    shown = kernel_tables.tables({"rows": rows, "ceilings": [], "goals": GOALS})
+    report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": []}
+    shown = kernel_tables.tables(report)
     (goals,) = [table for table in shown if table.title.startswith("Goals")]
     of_digits = {(line[0], line[1]): line[6] for line in goals.rows if line[3] == "digits"}
     assert of_digits["forward, 10 to 30 %", "torch-float32"] == "yes"
     assert of_digits["forward, 10 to 30 %", kernels.INT8] == "no"
+
+
+def test_a_variant_stands_beside_torch_and_the_base() -> None:
+    case = {"case": "conv:1x1", "flops": 4e9}
+    rows = kernels.rows_of(
+        [
+            measured("h2learn-auto", 2.0, 0.15, **case),
+            measured("torch-float32", 4.0, **case),
+            measured("torch-float32", 1.0, **case, detail="channels-last"),
+            measured("h2learn-base", 4.0, 0.15, case="conv:1x1", flops=32e9),
+            measured("h2learn-auto", 1.0, **case | {"case": "conv:analog"}),
+            measured("torch-float32", 3.0, **case | {"case": "conv:analog"}),
+            measured("h2learn-base", 4.0, case="conv:analog", flops=32e9),
+        ],
+        {},
+    )
+    report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": list(VARIANTS)}
+    goals, variants = kernel_tables.tables(report)  # they are in no other table
+    assert variants.title == "Layers of every kind, avx2, 1 thread"
+    assert variants.rows == [
+        ["forward", "conv:1x1", "15 %", "2.00", "1.00", "0.50", "1000.0", "0.25"],
+        ["forward", "conv:analog", "any", "1.00", "3.00", "3.00", "2000.0", "0.50"],
+    ]
+    (goal,) = goals.rows
+    assert goal[0] == "layers of every kind, forward"
+    assert goal[2:9] == [">= 1", "auto", "avx2", "1", "no", "1 of 2", "0.50"]
+    assert goal[9] == "conv:1x1 at 15 %"
+
+
+@pytest.mark.parametrize("name", ["conv:1to64", "conv:analog"])
+def test_the_base_is_measured_in_turns_with_a_variant(name: str) -> None:
+    job = kernels.Job("forward", name, 1, [0.15], kernels.VARIANT_WAYS)
+    rows = kernels.measure_job(job, _core.active_target(), 1)
+    assert {row["way"] for row in rows} == set(kernels.VARIANT_WAYS)
+    assert kernels.wrong(rows) == []
+    base, variant = VARIANTS[kernel_cases.BASE], VARIANTS[name]
+    for row in rows:
+        assert row["flops"] == (base if row["way"] == "h2learn-base" else variant).flops
+    report = {"rows": kernels.rows_of(rows, {}), "ceilings": [], "goals": [],
+              "variants": list(VARIANTS)}  # fmt: skip
+    ((line,),) = (table.rows for table in kernel_tables.tables(report))
+    assert line[:3] == ["forward", name, "any" if name == "conv:analog" else "15 %"]
+    assert all(float(cell) > 0 for cell in line[3:])
 
 
 def test_what_a_target_shares_with_the_best_is_measured_once(monkeypatch) -> None:
@@ -360,13 +460,15 @@ def test_the_roofline_is_drawn(report: dict, tmp_path, capsys) -> None:
     file = tmp_path / "kernels.json"
     if not report["ceilings"]:
         pytest.skip("no C++ compiler")
-    file.write_text(json.dumps(report))
+    variants = [row | {"case": "conv:1x1"} for row in report["measurements"]]
+    file.write_text(json.dumps(report | {"measurements": report["measurements"] + variants}))
     first, second = tmp_path / "a.svg", tmp_path / "b.svg"
     assert roofline.main([str(file), str(first)]) == 0
     assert roofline.main([str(file), str(second)]) == 0
     text = first.read_text()
     assert text == second.read_text()
     assert "c:linear3" in text
+    assert "conv:1x1" not in text
     assert "h2learn, 10 % not zero" in text
     assert roofline.main([str(file), str(tmp_path / "a.txt")]) == 2
     assert "a.txt" in capsys.readouterr().err
