@@ -33,6 +33,8 @@ def interleave(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     """
     repeats = {name: _steps_a_turn(step) for name, step in steps.items()}
     samples: dict[str, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    gc.freeze()  # looking through torch before each turn takes longer than the turn
     for _ in range(rounds):
         for name, step in steps.items():
             gc.collect()
@@ -40,6 +42,7 @@ def interleave(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str,
             times = [_seconds(step) for _ in range(repeats[name])]
             gc.enable()
             samples[name] += times[1:] or times
+    gc.unfreeze()
     return {name: _timing(values) for name, values in samples.items()}
 
 
