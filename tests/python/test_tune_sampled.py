@@ -48,6 +48,8 @@ def test_the_file_in_the_tree_is_what_the_tool_writes() -> None:
     text = sampled_costs.FILE.read_text()
     row = sampled_costs.parse(text)
     assert sampled_costs.render(row) == text
+    assert "make tune TUNE=--sampled" in row.origin
+    assert min(row.costs.as_dict().values()) >= 0
 
 
 @pytest.mark.parametrize(
