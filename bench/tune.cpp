@@ -1,5 +1,5 @@
 // Times a layer's products by each single kernel, for tune.py, which fits the costs by which `auto`
-// chooses (cpp/src/kernels/costs.inc).
+// chooses (cpp/src/kernels/costs.inc, cpp/src/sampled_costs.inc).
 //
 //     h2learn_tune TARGET ROUNDS < layers
 //
@@ -14,6 +14,11 @@
 // they would never choose is measured, too. `auto` is their choice, made in its time; `chosen` is
 // how it reads the operand: gathered rows decide between events and dense block by block.
 //
+// Whole backward passes under a mask, weights packed anew in each, of whose bits a part is set:
+//
+//     masked_backward C H W N KERNEL PADDING STRIDE IMAGES DENSITY NEEDED
+//     {"event": ..., "dense": ..., "sampled": ..., "auto": ..., "chosen": "sampled" or "others"}
+//
 // Kernels take turns, and medians count. Times are of the one thread's processor time: other
 // programs may run beside it.
 #include <omp.h>
@@ -23,14 +28,17 @@
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "h2learn/backward.hpp"
 #include "kernels/synapse_scatter.hpp"
 #include "synapse_plan.hpp"
 
@@ -46,7 +54,9 @@ struct Job {
   Geometry geometry;
   std::int64_t images;
   double density;
+  double needed;  ///< part of the mask that is set
 
+  bool is_masked() const { return product == "masked_backward"; }
   bool has_values() const { return product != "forward" && product != "weight_update"; }
   bool is_outer() const { return product.starts_with("weight_update"); }
 };
@@ -61,8 +71,10 @@ Job parse(const std::string& line) {
   geometry.kernel_width = geometry.kernel_height;
   geometry.padding_width = geometry.padding_height;
   geometry.stride_width = geometry.stride_height;
-  const std::vector<std::string> products = {"forward", "weight_update", "backward",
-                                             "forward_values", "weight_update_values"};
+  if (job.is_masked()) text >> job.needed;
+  const std::vector<std::string> products = {
+      "forward",        "weight_update",        "backward",
+      "forward_values", "weight_update_values", "masked_backward"};
   if (!text || std::find(products.begin(), products.end(), job.product) == products.end() ||
       job.images < 1) {
     throw std::invalid_argument("not a product: " + line);
@@ -188,19 +200,15 @@ class Product {
 
 struct Way {
   const char* name;
-  Method method;
-  Choice choice;
-  bool chooses;  ///< in its own time, `choice` aside
+  std::function<void()> run;
   std::int64_t repeats = 1;
-  std::vector<double> ns;
+  std::vector<double> ns = {};
 };
 
 /// Nanoseconds of one run, over `repeats`.
-double time_of(Product& product, const Way& way) {
+double time_of(const Way& way) {
   const double start = now_ns();
-  for (std::int64_t i = 0; i < way.repeats; ++i) {
-    product.run(way.method, way.chooses ? product.choose(way.method) : way.choice);
-  }
+  for (std::int64_t i = 0; i < way.repeats; ++i) way.run();
   return (now_ns() - start) / static_cast<double>(way.repeats);
 }
 
@@ -210,33 +218,59 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-void measure(const Job& job, int rounds) {
-  Product product(job);
-  std::vector<Way> ways = {{"event", Method::event, Choice::gather, false, 1, {}},
-                           {"dense", Method::dense, Choice::gather, false, 1, {}},
-                           {"auto", Method::by_density, Choice::gather, true, 1, {}}};
-  if (product.has_windows()) {
-    ways.push_back({"windows", Method::dense, Choice::windows, false, 1, {}});
-  }
-  if (product.can_scatter()) {
-    ways.push_back({"scatter", Method::event, Choice::scatter, false, 1, {}});
-  }
+void measure(std::vector<Way> ways, const char* chosen, int rounds) {
   for (Way& way : ways) {
-    time_of(product, way);
-    const double once = time_of(product, way);
+    time_of(way);
+    const double once = time_of(way);
     way.repeats = std::max<std::int64_t>(1, std::llround(turn_ns / std::max(once, 1.0)));
   }
   for (int round = 0; round < rounds; ++round) {
-    for (Way& way : ways) way.ns.push_back(time_of(product, way));
+    for (Way& way : ways) way.ns.push_back(time_of(way));
   }
   std::printf("{");
   for (const Way& way : ways) std::printf("\"%s\": %.6g, ", way.name, median(way.ns));
-  const Choice choice = product.choose(Method::by_density);
-  const char* const chosen = choice == Choice::windows   ? "windows"
-                             : choice == Choice::scatter ? "scatter"
-                                                         : "gather";
   std::printf("\"chosen\": \"%s\"}\n", chosen);
   std::fflush(stdout);
+}
+
+void measure_product(const Job& job, int rounds) {
+  Product product(job);
+  const auto choose = [&] { return product.choose(Method::by_density); };
+  std::vector<Way> ways = {{"event", [&] { product.run(Method::event, Choice::gather); }},
+                           {"dense", [&] { product.run(Method::dense, Choice::gather); }},
+                           {"auto", [&] { product.run(Method::by_density, choose()); }}};
+  if (product.has_windows()) {
+    ways.push_back({"windows", [&] { product.run(Method::dense, Choice::windows); }});
+  }
+  if (product.can_scatter()) {
+    ways.push_back({"scatter", [&] { product.run(Method::event, Choice::scatter); }});
+  }
+  const Choice choice = choose();
+  measure(std::move(ways),
+          choice == Choice::windows   ? "windows"
+          : choice == Choice::scatter ? "scatter"
+                                      : "gather",
+          rounds);
+}
+
+void measure_masked_backward(const Job& job, int rounds) {
+  const Geometry& geometry = job.geometry;
+  const std::vector<float> gradients =
+      Random(job.density).values(job.images * geometry.out_features(), true);
+  const std::vector<float> weight = Random(1).values(geometry.weights(), false);
+  const std::vector<std::uint64_t> mask =
+      Random(job.needed).words(job.images, geometry.in_features());
+  std::vector<float> out(static_cast<std::size_t>(job.images * geometry.in_features()));
+  const auto run = [&](Kernel kernel) {
+    backward(geometry, gradients.data(), job.images, weight.data(), mask.data(), out.data(),
+             kernel);
+  };
+  const bool few = needs_few(geometry, gradients.data(), job.images, mask.data());
+  measure({{"event", [&] { run(Kernel::event); }},
+           {"dense", [&] { run(Kernel::dense); }},
+           {"sampled", [&] { run(Kernel::sampled); }},
+           {"auto", [&] { run(Kernel::automatic); }}},
+          few ? "sampled" : "others", rounds);
 }
 
 }  // namespace
@@ -247,7 +281,14 @@ int main(int count, char** arguments) {
     if (rounds < 1) throw std::invalid_argument("usage: h2learn_tune TARGET ROUNDS < layers");
     set_target(arguments[1]);
     omp_set_num_threads(1);
-    for (std::string line; std::getline(std::cin, line);) measure(parse(line), rounds);
+    for (std::string line; std::getline(std::cin, line);) {
+      const Job job = parse(line);
+      if (job.is_masked()) {
+        measure_masked_backward(job, rounds);
+      } else {
+        measure_product(job, rounds);
+      }
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 2;

@@ -10,21 +10,22 @@
 namespace h2learn {
 namespace {
 
-/// What Method::sampled costs beside the dense kernel: fitted on one Zen 3 core with AVX2 to ten
-/// layers, 16 to 1024 channels and 128 to 4608 terms, 2 to 50 % of the gradients needed. The order
-/// of additions depends on it, so it is the same on every machine.
+/// What two kernels cost beside the dense one, whose time is 1, by a layer's channels and terms,
+/// the part of the gradients that are needed and the part of grad_currents that are not zero.
 struct SampledCosts {
-  double fixed = 0.12;
-  double by_channels = 12;  ///< gathering a row, shared by its channels
-  double by_terms = 45;     ///< walking lists
-  double needed = 1.5;
-  double needed_by_terms = 60;  ///< beginning and ending a sum
-  double gain = 0.75;  ///< below this it is chosen: walking gradients that are not zero saves, too
+  float fixed;               ///< Method::sampled, whatever the layer is
+  float by_channels;         ///< gathering a row, shared by its channels
+  float by_terms;            ///< walking lists
+  float needed;              ///< multiplying and adding
+  float needed_by_terms;     ///< beginning and ending a sum
+  float events;              ///< Method::event, whatever the layer is
+  float events_by_channels;  ///< gathering and listing a row, shared by its channels
+  float nonzero;             ///< multiplying and adding
 };
-constexpr SampledCosts sampled_costs;
 
-/// With fewer grad_currents that are not zero, walking those may be faster.
-constexpr double least_nonzero = 0.25;
+constexpr SampledCosts costs = {
+#include "sampled_costs.inc"
+};
 
 /// Part of the floats that are not zero, by a few thousand of them.
 double estimate_nonzero(const float* values, std::int64_t count) {
@@ -55,15 +56,16 @@ bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_
   // These read their weights in place (SynapseKernels::reads_in_place), which sampling could not.
   const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
   if (linear && images <= few_images) return false;
-  const SampledCosts& costs = sampled_costs;
   const auto channels = static_cast<double>(geometry.channels_per_group());
   const auto terms = static_cast<double>(geometry.taps() * geometry.outputs_per_group());
-  const double begun = costs.fixed + costs.by_channels / channels + costs.by_terms / terms;
-  if (begun >= costs.gain) return false;
+  double sampled = costs.fixed + costs.by_channels / channels + costs.by_terms / terms;
+  if (sampled >= 1) return false;
   const std::int64_t set = popcount({mask, 1, images, geometry.in_features()});
   const double needed = static_cast<double>(set) / static_cast<double>(features);
-  return begun + (costs.needed + costs.needed_by_terms / terms) * needed < costs.gain &&
-         estimate_nonzero(grad_currents, images * geometry.out_features()) >= least_nonzero;
+  sampled += (costs.needed + costs.needed_by_terms / terms) * needed;
+  if (sampled >= 1) return false;
+  const double nonzero = estimate_nonzero(grad_currents, images * geometry.out_features());
+  return sampled < costs.events + costs.events_by_channels / channels + costs.nonzero * nonzero;
 }
 
 void backward(const Geometry& geometry, const float* grad_currents, std::int64_t images,

@@ -232,12 +232,12 @@ TEST(Synapse, SampledBackwardOfWholeNumbersIsExact) {
 }
 
 TEST(Synapse, AutomaticBackwardIsSampledWhereFewGradientsAreNeeded) {
-  const Layer layer = {"", {96, 9, 10, 70, 3, 3, 1, 1, 1, 1}, 3};
+  const Layer layer = {"", {192, 9, 10, 70, 3, 3, 1, 1, 1, 1}, 3};
   const Geometry& geometry = layer.geometry;
   const Floats weight = weights_of(geometry, 41);
   const Floats gradients = random_floats(layer.images * geometry.out_features(), -1, 1, 42);
-  const Floats zeros = sparse_floats(layer.images * geometry.out_features(), 0.1, 43);
-  const Words few = random_words(layer.images, geometry.in_features(), 0.1, 44);
+  const Floats zeros = sparse_floats(layer.images * geometry.out_features(), 0.02, 43);
+  const Words few = random_words(layer.images, geometry.in_features(), 0.2, 44);
   const Words many = random_words(layer.images, geometry.in_features(), 0.7, 45);
   on_each_target([&] {
     EXPECT_TRUE(needs_few(geometry, gradients.data(), layer.images, few.data()));

@@ -7,11 +7,14 @@ import json
 import random
 from pathlib import Path
 
+import choice
 import costs
+import fitting
 import pytest
 import tune
-from costs import Costs, Layer, Row
-from tune import Sample
+from choice import Row, Sample
+from costs import Costs, KernelChoice
+from layer import Layer
 
 KNOWN = Costs(
     gather_row=60.0, gather_run=35.0, gather_values=80.0, list_bit=0.3, list_value=6.0,
@@ -19,7 +22,7 @@ KNOWN = Costs(
     bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
 )  # fmt: skip
 OTHER = Costs(**{name: 3.0 * value for name, value in KNOWN.as_dict().items()})
-LANES = 8
+CHOICE = KernelChoice(lanes=8)
 ROOT = Path(tune.__file__).parent.parent
 PROGRAMS = sorted(ROOT.glob("build/*/bench/h2learn_tune"), key=lambda file: file.stat().st_mtime)
 
@@ -31,8 +34,8 @@ def made_up(noise: float = 0.0) -> list[Sample]:
     for layer in tune.grid(tune.PRODUCTS, quick=False)[::4]:
         both = generator.uniform(0.0, 1e6)
         ns = {
-            way: both + 0.3 * layer.blocks(LANES) * costs.cost(layer, way, KNOWN, LANES)
-            for way in costs.ways_of(layer)
+            way: both + 0.3 * layer.blocks(CHOICE.lanes) * CHOICE.cost(layer, way, KNOWN)
+            for way in CHOICE.ways_of(layer)
         }
         ns = {way: time * generator.uniform(1 - noise, 1 + noise) for way, time in ns.items()}
         samples.append(Sample(layer, ns, min(ns.values())))
@@ -53,7 +56,7 @@ def test_a_row_that_is_replaced_leaves_the_others(tmp_path: Path) -> None:
     path = tmp_path / "costs.inc"
     path.write_text(costs.FILE.read_text())
     rows = costs.parse(path.read_text())
-    costs.write({**rows, 32: Row("Made up.", costs.rounded(KNOWN))}, path)
+    choice.write(costs.render({**rows, 32: Row("Made up.", KNOWN.rounded())}), path)
     assert costs.parse(path.read_text()) == {**rows, 32: Row("Made up.", KNOWN)}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -80,22 +83,22 @@ def test_numbers_are_written_as_the_compiler_reads_them() -> None:
 
 
 def test_least_squares_find_the_constants_that_made_the_times() -> None:
-    found = tune.least_squares(made_up(), OTHER, LANES)
+    found = fitting.least_squares(made_up(), OTHER, CHOICE)
     assert found.as_dict() == pytest.approx(KNOWN.as_dict(), rel=1e-4)
 
 
 def test_noise_moves_them_little_and_the_choice_less() -> None:
     samples = made_up(noise=0.05)
-    found = tune.fit(samples, OTHER, LANES)
+    found = fitting.fit(samples, OTHER, CHOICE)
     for name in ("bit_event", "value_event", "list_value", "bit_scatter"):
         assert found.as_dict()[name] == pytest.approx(KNOWN.as_dict()[name], rel=0.3), name
-    assert tune.losses(samples, found, LANES).slow == 0
-    assert tune.losses(samples, OTHER, LANES).slow > 5
+    assert fitting.losses(samples, found, CHOICE).slow == 0
+    assert fitting.losses(samples, OTHER, CHOICE).slow > 5
 
 
 def test_constants_that_no_sample_knows_stay() -> None:
     samples = [s for s in made_up() if s.layer.product == "backward"]
-    found = tune.fit(samples, OTHER, LANES)
+    found = fitting.fit(samples, OTHER, CHOICE)
     assert found.bit_event == OTHER.bit_event
     assert found.next_weight == OTHER.next_weight
     assert found.value_event == pytest.approx(KNOWN.value_event, rel=1e-4)
@@ -107,9 +110,9 @@ def test_losses_are_the_chosen_ones_times_over_the_best() -> None:
         Sample(layer, {"event": 2.0, "dense": 1.0}, 1.5),
         Sample(layer, {"event": 1.0, "dense": 2.0}, 1.0),
     ]
-    found = tune.losses(samples, KNOWN, LANES)  # at 1 % events
+    found = fitting.losses(samples, KNOWN, CHOICE)  # at 1 % events
     assert (found.slow, found.worst, found.mean) == (1, 2.0, 1.5)
-    assert tune.measured_losses(samples).mean == 1.25
+    assert fitting.measured_losses(samples).mean == 1.25
     assert "784-512" in found.there
 
 
@@ -118,11 +121,11 @@ def test_losses_are_the_chosen_ones_times_over_the_best() -> None:
 
 def test_events_are_chosen_where_they_are_few() -> None:
     layer = Layer("forward", 784, 1, 512, 1, 0, 1, 512, 0.01)
-    assert costs.choose(layer, KNOWN, LANES) == "event"
-    assert costs.choose(dataclasses.replace(layer, density=0.99), KNOWN, LANES) == "dense"
+    assert CHOICE.choose(layer, KNOWN) == "event"
+    assert CHOICE.choose(dataclasses.replace(layer, density=0.99), KNOWN) == "dense"
     image = Layer("forward", 2, 34, 16, 5, 0, 1, 8, 0.01)
-    assert costs.ways_of(image) == ["windows", "dense", "event", "scatter"]
-    assert costs.choose(image, KNOWN, LANES) == "scatter"
+    assert CHOICE.ways_of(image) == ["windows", "dense", "event", "scatter"]
+    assert CHOICE.choose(image, KNOWN) == "scatter"
 
 
 def test_runs_are_the_stretches_of_a_window_in_a_block() -> None:
@@ -176,16 +179,17 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
     ]
     layers = [layer for layer in layers if layer.has_windows]
     target = tune.TARGETS[-1]
-    lanes = tune.WIDTHS[target] // 4
+    kernel_choice = KernelChoice(tune.WIDTHS[target] // 4)
     constants = costs.parse(costs.FILE.read_text())[tune.WIDTHS[target]].costs
     seen = set()
     for sample in tune.measure(PROGRAMS[-1], target, layers, rounds=1):
         prices = [
-            costs.cost(sample.layer, w, constants, lanes) for w in costs.ways_of(sample.layer)
+            kernel_choice.cost(sample.layer, way, constants)
+            for way in kernel_choice.ways_of(sample.layer)
         ]
         least, second, *_ = sorted(prices)
         if second > 1.1 * least:  # else the density that was drawn decides
-            found = costs.choose(sample.layer, constants, lanes)
+            found = kernel_choice.choose(sample.layer, constants)
             reading = found if found in ("windows", "scatter") else "gather"
             assert sample.chosen == reading, sample.layer
             seen.add(found)

@@ -25,9 +25,9 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
               Kernel kernel = Kernel::automatic);
 
 /// True when so few gradients are needed, and so many grad_currents are not zero, that computing
-/// each by itself pays, by costs fitted on one machine: a choice by the numbers alone, the same on
-/// every machine, since it decides in which order they are added. Arguments as backward()'s, not
-/// validated.
+/// each by itself pays, by the costs in src/sampled_costs.inc: a choice by the numbers alone, the
+/// same on every machine, since it decides in which order they are added. Arguments as those of
+/// backward(), not validated.
 bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_t images,
                const std::uint64_t* mask);
 
