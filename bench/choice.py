@@ -69,7 +69,7 @@ class Choice(ABC):
     Attributes:
         ways: all that there are; of two that cost the same the earlier is taken.
         unit: of the constants, for tables.
-        unit_ns: nanoseconds of a unit where they are known.
+        unit_ns: nanoseconds of a unit, where `size` is such that they are known.
         groups: what `group` tells apart, for tables.
     """
 

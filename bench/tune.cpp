@@ -14,7 +14,7 @@
 // they would never choose is measured, too. `auto` is their choice, made in its time; `chosen` is
 // how it reads the operand: gathered rows decide between events and dense block by block.
 //
-// Whole backward passes under a mask, weights packed anew in each, of whose bits a part is set:
+// Whole backward passes, as a layer calls them, under a mask of whose bits a part is set:
 //
 //     masked_backward C H W N KERNEL PADDING STRIDE IMAGES DENSITY NEEDED
 //     {"event": ..., "dense": ..., "sampled": ..., "auto": ..., "chosen": "sampled" or "others"}
@@ -31,6 +31,7 @@
 #include <functional>
 #include <iostream>
 #include <limits>
+#include <memory>
 #include <random>
 #include <sstream>
 #include <stdexcept>
@@ -147,8 +148,8 @@ class Product {
     product_.scale = 1;
     product_.rounds_once = job.product == "forward_values";
     product_.out = out_.data();
-    add_weights(kernels_, geometry_, backward ? PackFor::backward : PackFor::forward,
-                weight_.data(), product_);
+    kept_ = add_weights(kernels_, geometry_, backward ? PackFor::backward : PackFor::forward,
+                        weight_.data(), product_);
   }
 
   bool has_windows() const { return h2learn::has_windows(rows_); }
@@ -195,6 +196,7 @@ class Product {
   std::vector<float> out_;
   GatheredRows rows_ = {};
   std::int64_t columns_ = 0;
+  std::shared_ptr<const PackedWeights> kept_;
   GatherProduct product_ = {};
 };
 
