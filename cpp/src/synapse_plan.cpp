@@ -22,7 +22,7 @@ GatherPlan::GatherPlan(const Geometry& geometry, Rows rows) : geometry_(geometry
 }
 
 void GatherPlan::add_runs(Choice choice, GatheredRows& rows) {
-  if (choice != Choice::gather) return;
+  if (choice != Choice::gather && choice != Choice::depthwise) return;
   const std::vector<std::int32_t> source_of_tap =
       kind_ == Rows::windows ? geometry_.input_of_output() : geometry_.output_of_input();
   const std::int64_t taps = geometry_.taps();

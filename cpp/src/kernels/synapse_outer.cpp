@@ -9,6 +9,7 @@
 // the stretches are then added in order.
 #include "kernels/synapse_outer.hpp"
 
+#include "kernels/synapse_depthwise.hpp"
 #include "kernels/synapse_outer_rows.hpp"
 #include "kernels/synapse_outer_windows.hpp"
 #include "kernels/synapse_pack.hpp"
@@ -129,6 +130,8 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     case Choice::scatter:
       memory.scattered = carver.take<float>(product.rows.length * panel_columns);
       break;
+    case Choice::depthwise:
+      break;  // has memory of its own
     case Choice::gather:
       const bool bits = is_bits(product.rows);
       memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
@@ -351,6 +354,7 @@ void add_plane(std::int64_t plane, const float* plane_sums, std::int64_t size, f
 namespace H2LEARN_TARGET {
 
 Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method method) {
+  if (is_depthwise(rows, columns, method)) return Choice::depthwise;
   // Windows at neighbouring positions lie a whole pixel apart: each panel of gradients passes over
   // all that its block of positions reads, which may be more than stays near.
   const Windows& windows = rows.windows;
@@ -364,6 +368,7 @@ Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method metho
 }
 
 void outer_product(const OuterProduct& product) {
+  if (product.choice == Choice::depthwise) return outer_depthwise(product);
   const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
                                   product.rows.groups * product.rows.length);
   const Cut shape = cut(product, threads);

@@ -7,6 +7,7 @@
 // finished.
 #include "kernels/synapse_product.hpp"
 
+#include "kernels/synapse_depthwise.hpp"
 #include "kernels/synapse_panels.hpp"
 #include "kernels/synapse_sampled.hpp"
 #include "kernels/synapse_scatter.hpp"
@@ -489,6 +490,7 @@ Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut&
 namespace H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
+  if (is_depthwise(rows, columns, method)) return Choice::depthwise;
   const bool narrow = rows.windows.width <= narrow_windows;
   return choose(rows, method, columns,
                 {can_scatter(rows) ? &costs.next_output : nullptr, narrow ? costs.narrow : 1});
@@ -496,6 +498,7 @@ Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method met
 
 bool reads_in_place(const GatherProduct& product) {
   const GatheredRows& rows = product.rows;
+  if (is_depthwise(rows, product.columns, product.method)) return true;
   const Windows& windows = rows.windows;
   const bool one_tap =
       windows.runs != nullptr && windows.window_height == 1 && windows.window_width == 1;
@@ -506,6 +509,7 @@ bool reads_in_place(const GatherProduct& product) {
 }
 
 void gather_product(const GatherProduct& product) {
+  if (product.choice == Choice::depthwise) return gather_depthwise(product);
   const std::int64_t length = product.rows.length;
   const PanelLayout layout = {length, product.columns,
                               product.method == Method::tables ? length : sum_block};
