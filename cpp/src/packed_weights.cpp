@@ -18,10 +18,10 @@ namespace h2learn {
 namespace {
 
 struct Key {
-  const SynapseKernels* kernels;
-  const float* weight;
-  WeightShape shape;
-  PackFor use;
+  const SynapseKernels* kernels = nullptr;
+  const float* weight = nullptr;
+  WeightShape shape = {};
+  PackFor use = PackFor::forward;
 
   bool operator==(const Key& other) const {
     return kernels == other.kernels && weight == other.weight && use == other.use &&
