@@ -8,7 +8,7 @@
 namespace h2learn {
 
 /// Independent scratch areas, so that functions which call each other do not share one.
-enum class ScratchSlot { rows, weights, operands, lists, tables, output, count };
+enum class ScratchSlot { weights, inputs, operands, output, count };
 
 /// At least `bytes` of 64-byte-aligned memory owned by the calling thread. Its contents are
 /// unspecified; it stays valid until the same thread asks for the same slot again.

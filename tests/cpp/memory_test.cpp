@@ -111,7 +111,7 @@ TEST_F(Memory, ThreadsShareIt) {
 TEST_F(Memory, ScratchIsCountedWhileItsThreadLives) {
   const std::int64_t before = memory_statistics().scratch;
   std::thread([before] {
-    scratch(ScratchSlot::rows, static_cast<std::size_t>(mib));
+    scratch(ScratchSlot::inputs, static_cast<std::size_t>(mib));
     EXPECT_GE(memory_statistics().scratch, before + mib);
   }).join();
   EXPECT_EQ(memory_statistics().scratch, before);

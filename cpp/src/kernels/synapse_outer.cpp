@@ -9,6 +9,7 @@
 // the stretches are then added in order.
 #include "kernels/synapse_outer.hpp"
 
+#include "kernels/synapse_counts.hpp"
 #include "kernels/synapse_depthwise.hpp"
 #include "kernels/synapse_outer_rows.hpp"
 #include "kernels/synapse_outer_windows.hpp"
@@ -368,6 +369,11 @@ Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method metho
 }
 
 void outer_product(const OuterProduct& product) {
+  if (expands_counts(product.rows, product.method, product.choice)) {
+    OuterProduct of_floats = product;
+    of_floats.rows = expand_counts(product.rows);
+    return outer_product(of_floats);
+  }
   if (product.choice == Choice::depthwise) return outer_depthwise(product);
   const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
                                   product.rows.groups * product.rows.length);

@@ -7,6 +7,7 @@
 // finished.
 #include "kernels/synapse_product.hpp"
 
+#include "kernels/synapse_counts.hpp"
 #include "kernels/synapse_depthwise.hpp"
 #include "kernels/synapse_panels.hpp"
 #include "kernels/synapse_sampled.hpp"
@@ -509,6 +510,11 @@ bool reads_in_place(const GatherProduct& product) {
 }
 
 void gather_product(const GatherProduct& product) {
+  if (expands_counts(product.rows, product.method, product.choice)) {
+    GatherProduct of_floats = product;
+    of_floats.rows = expand_counts(product.rows);
+    return gather_product(of_floats);
+  }
   if (product.choice == Choice::depthwise) return gather_depthwise(product);
   const std::int64_t length = product.rows.length;
   const PanelLayout layout = {length, product.columns,
