@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as View
 
 Report = dict[str, Any]
 Row = dict[str, Any]
@@ -24,6 +28,17 @@ class Table:
     title: str
     columns: list[str]
     rows: list[list[str]]
+
+
+def show(tables: Iterable[Table], console: Console) -> None:
+    """Prints them on a terminal."""
+    for table in tables:
+        view = View(title=table.title, title_justify="left", box=box.SIMPLE)
+        for column in table.columns:
+            view.add_column(column)
+        for line in table.rows:
+            view.add_row(*line)
+        console.print(view)
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,9 @@ from kernel_cases import (
     cases_of,
     middle,
 )
-from kernel_tables import AUTO_SLACK, BASE_WAY, Goal, tables
+from kernel_tables import AUTO_SLACK, BASE_WAY, Goal, show, tables
 from measure import interleave
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from targets import DIGITS_ONLY, TARGETS, environment
 
 Row = dict[str, Any]
@@ -335,17 +333,6 @@ def wrong(measured: list[Row]) -> list[Row]:
     ]
 
 
-def show(report: dict[str, Any], console: Console) -> None:
-    """Prints every table of the report."""
-    for table in tables(report):
-        view = Table(title=table.title, title_justify="left", box=box.SIMPLE)
-        for column in table.columns:
-            view.add_column(column)
-        for line in table.rows:
-            view.add_row(*line)
-        console.print(view)
-
-
 # ---- the command
 
 
@@ -390,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rows": rows_of(measured, ceilings),
         "measurements": measured,
     }
-    show(report, console)
+    show(tables(report), console)
     if reason:
         console.print(f"no ceiling: {reason}", soft_wrap=True)
     for row in wrong(measured):

@@ -35,14 +35,16 @@ def interleave(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     samples: dict[str, list[float]] = {name: [] for name in steps}
     gc.collect()
     gc.freeze()  # looking through torch before each turn takes longer than the turn
-    for _ in range(rounds):
-        for name, step in steps.items():
-            gc.collect()
-            gc.disable()
-            times = [_seconds(step) for _ in range(repeats[name])]
-            gc.enable()
-            samples[name] += times[1:] or times
-    gc.unfreeze()
+    try:
+        for _ in range(rounds):
+            for name, step in steps.items():
+                gc.collect()
+                gc.disable()
+                times = [_seconds(step) for _ in range(repeats[name])]
+                gc.enable()
+                samples[name] += times[1:] or times
+    finally:
+        gc.unfreeze()
     return {name: _timing(values) for name, values in samples.items()}
 
 

@@ -33,11 +33,9 @@ from arguments import choices, count, counts
 from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
 from contestants import CONTESTANTS, DETACHED, reference
 from h2learn import _core, ops
-from kernel_tables import Table
+from kernel_tables import Table, show
 from problems import WORKLOADS, Problem, make_problem
-from rich import box
 from rich.console import Console
-from rich.table import Table as View
 from torch import Tensor, nn
 
 Row = dict[str, Any]
@@ -341,13 +339,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (NoCeilingError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for table in tables(report):
-        view = View(title=table.title, title_justify="left", box=box.SIMPLE)
-        for column in table.columns:
-            view.add_column(column)
-        for line in table.rows:
-            view.add_row(*line)
-        console.print(view)
+    show(tables(report), console)
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -42,11 +42,9 @@ from choice import Choice, Constants, Row, Sample
 from costs import KernelChoice
 from fitting import fit, losses, measured_losses
 from h2learn import _core
-from kernel_tables import AUTO_SLACK, Table
+from kernel_tables import AUTO_SLACK, Table, show
 from layer import FEW_IMAGES, Layer
-from rich import box
 from rich.console import Console
-from rich.table import Table as View
 from sampled_costs import SampledChoice
 
 PROGRAM = Path("build/bench/bench/h2learn_tune")
@@ -220,8 +218,7 @@ def _compare(
     choice: Choice,
 ) -> dict[str, Any]:
     """Prints the tables of one target; the same as data."""
-    for table in tables(target, samples, old, new, choice):
-        _print(console, table)
+    show(tables(target, samples, old, new, choice), console)
     return {
         "old": old.as_dict(),
         "new": new.as_dict(),
@@ -262,15 +259,6 @@ def tables(
 def _write(console: Console, text: str, path: Path) -> None:
     choice_files.write(text, path)
     console.print(f"{path} is written; the next build reads it.", soft_wrap=True)
-
-
-def _print(console: Console, table: Table) -> None:
-    view = View(title=table.title, title_justify="left", box=box.SIMPLE)
-    for column in table.columns:
-        view.add_column(column)
-    for line in table.rows:
-        view.add_row(*line)
-    console.print(view)
 
 
 def _origin(command: str, targets: str) -> str:

@@ -10,13 +10,11 @@
 
 #include "out_of_memory.hpp"
 #include "packed_weights.hpp"
+#include "process_wide.hpp"
 #include "scratch.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
-#endif
-#if defined(__unix__)
-#include <pthread.h>
 #endif
 
 namespace h2learn {
@@ -125,19 +123,7 @@ class Pool {
   std::int64_t highest_ = 0;
 };
 
-/// Never destroyed: tensors may outlive static objects.
-Pool& pool() {
-  static Pool* const the_pool = [] {
-    Pool* const made = new Pool;
-#if defined(__unix__)
-    // A child must not inherit the lock from a thread that it does not have.
-    pthread_atfork([] { pool().mutex().lock(); }, [] { pool().mutex().unlock(); },
-                   [] { pool().mutex().unlock(); });
-#endif
-    return made;
-  }();
-  return *the_pool;
-}
+Pool& pool() { return process_wide<Pool>(); }
 
 std::int64_t require_bytes(std::int64_t bytes) {
   constexpr std::int64_t most = std::int64_t{1} << 60;

@@ -9,10 +9,7 @@
 #include <utility>
 
 #include "out_of_memory.hpp"
-
-#if defined(__unix__)
-#include <pthread.h>
-#endif
+#include "process_wide.hpp"
 
 namespace h2learn {
 namespace {
@@ -91,19 +88,7 @@ class Kept {
   std::int64_t bytes_ = 0;
 };
 
-/// Never destroyed: threads may outlive static objects.
-Kept& kept() {
-  static Kept* const all = [] {
-    Kept* const made = new Kept;
-#if defined(__unix__)
-    // A child must not inherit the lock from a thread that it does not have.
-    pthread_atfork([] { kept().mutex().lock(); }, [] { kept().mutex().unlock(); },
-                   [] { kept().mutex().unlock(); });
-#endif
-    return made;
-  }();
-  return *all;
-}
+Kept& kept() { return process_wide<Kept>(); }
 
 std::int64_t weights_of(const WeightShape& shape) {
   return shape.groups * shape.outputs * shape.channels * shape.taps;
@@ -117,6 +102,12 @@ std::int64_t whole_lines(std::int64_t floats) {
   return (floats + line - 1) / line * line;
 }
 
+/// Of a copy and panels.
+std::int64_t bytes_of(std::int64_t weights, std::int64_t panel_floats) {
+  return (whole_lines(weights) + whole_lines(panel_floats)) *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
 }  // namespace
 
 void PackedWeights::Free::operator()(float* memory) const { std::free(memory); }
@@ -124,7 +115,7 @@ void PackedWeights::Free::operator()(float* memory) const { std::free(memory); }
 PackedWeights::PackedWeights(std::int64_t weights, std::int64_t panel_floats)
     : weights_(weights),
       panels_at_(whole_lines(weights)),
-      bytes_((panels_at_ + whole_lines(panel_floats)) * static_cast<std::int64_t>(sizeof(float))),
+      bytes_(bytes_of(weights, panel_floats)),
       memory_(static_cast<float*>(
           std::aligned_alloc(static_cast<std::size_t>(alignment),
                              static_cast<std::size_t>(std::max(bytes_, alignment))))) {
@@ -150,8 +141,9 @@ std::shared_ptr<const PackedWeights> packed_weights(const SynapseKernels& kernel
   const Key key = {&kernels, weight, shape, use};
   std::shared_ptr<PackedWeights> packed = kept().find(key);
   if (packed != nullptr && packed->holds(weight)) return packed;
-  packed = std::make_shared<PackedWeights>(weights_of(shape), kernels.packed_size(shape, use));
-  if (packed->bytes() > most_kept_bytes) return nullptr;
+  const std::int64_t panel_floats = kernels.packed_size(shape, use);
+  if (bytes_of(weights_of(shape), panel_floats) > most_kept_bytes) return nullptr;
+  packed = std::make_shared<PackedWeights>(weights_of(shape), panel_floats);
   std::memcpy(packed->copy(), weight, static_cast<std::size_t>(weights_of(shape)) * sizeof(float));
   if (!kernels.pack_weights(shape, use, packed->copy(), packed->panels())) return nullptr;
   kept().keep(key, packed);
