@@ -11,32 +11,28 @@
 namespace h2learn {
 namespace {
 
-/// What the choice of digits looks at in one column.
-struct Column {
-  std::int32_t largest_bits = 0;  ///< of the largest magnitude, as a float's
-  std::int64_t exponents = 0;     ///< sum of floor(log2 |w|) over weights that are not zero
-  std::int64_t count = 0;         ///< of these
-};
+constexpr int mantissa_bits = 23;
+constexpr std::int32_t infinity_bits = 0x7f800000;
+
+std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
 
 /// Integers only, in simple loops, so that the compiler vectorises them.
-Column measure(const float* weight, std::int64_t length) {
-  constexpr int bias = 127;
-  constexpr int mantissa_bits = 23;
+ColumnMeasure measure(const float* weight, std::int64_t length) {
   constexpr std::int64_t chunk = std::int64_t{1} << 20;  // whose exponents add up in 32 bits
-  Column column;
+  ColumnMeasure column;
   for (std::int64_t begin = 0; begin < length; begin += chunk) {
     const std::int64_t end = std::min(length, begin + chunk);
     std::int32_t largest = 0;
     std::int32_t exponents = 0;
     std::int32_t count = 0;
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int32_t bits = std::bit_cast<std::int32_t>(weight[i]) & 0x7fffffff;
+      const std::int32_t bits = magnitude_of(weight[i]);
       largest = std::max(largest, bits);
       exponents += bits >> mantissa_bits;
       count += bits != 0;
     }
     column.largest_bits = std::max(column.largest_bits, largest);
-    column.exponents += exponents - std::int64_t{count} * bias;
+    column.exponents += exponents;
     column.count += count;
   }
   return column;
@@ -48,9 +44,10 @@ constexpr double three_digits_from = -26;
 constexpr std::int64_t three_digits_least_weights = 16384;
 constexpr double four_digits_from = -22;
 
-bool enough_digits(const Column& column, int exponent, int digits) {
+bool enough_digits(const ColumnMeasure& column, int exponent, int digits) {
+  constexpr double bias = 127;
   const auto count = static_cast<double>(column.count);
-  const double typical = static_cast<double>(column.exponents) / count;
+  const double typical = static_cast<double>(column.exponents) / count - bias;
   const double step = -exponent - typical;
   if (digits == 3) {
     return column.count >= three_digits_least_weights &&
@@ -80,17 +77,131 @@ int exponent_of(float magnitude, int digits) {
   return std::ldexp(value, exponent) <= limit ? exponent : exponent - 1;
 }
 
+bool choose_exponent(const ColumnMeasure& column, int digits, int& exponent) {
+  exponent = 0;
+  if (column.count == 0) return true;
+  if (column.largest_bits >= infinity_bits) return false;
+  exponent = exponent_of(std::bit_cast<float>(column.largest_bits), digits);
+  return enough_digits(column, exponent, digits);
+}
+
+void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to) {
+  for (std::int64_t n = 0; n < columns; ++n) {
+    const std::int32_t bits = magnitude_of(values[n]);
+    to.largest_bits[n] = std::max(to.largest_bits[n], bits);
+    to.exponents[n] += bits >> mantissa_bits;
+    to.counts[n] += bits != 0;
+  }
+}
+
+namespace {
+
+/// Steps of a block: enough that its sums, once finished, cost little beside them, and few enough
+/// for the second-level cache.
+constexpr std::int64_t block_steps = 64;
+
+/// Steps whose inputs (of two tiles) and gradients (of two digits) stay in the first-level cache.
+constexpr std::int64_t chunk_steps = 16;
+
+std::int64_t blocks_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
+
+}  // namespace
+
+OuterBlocks::OuterBlocks(const Geometry& geometry, std::int64_t images)
+    : geometry_(geometry), images_(images) {
+  const std::int64_t height = geometry.out_height();
+  bands_ = blocks_of(height, std::max<std::int64_t>(block_steps / geometry.out_width(), 1));
+  rows_ = blocks_of(height, bands_);
+  bands_ = blocks_of(height, rows_);
+  const std::int64_t all_stacks = blocks_of(images, step_images);
+  stacks_ = std::max<std::int64_t>(block_steps / geometry.out_positions(), 1);
+  stack_blocks_ = blocks_of(all_stacks, stacks_);
+  stacks_ = stack_blocks_ == 0 ? 0 : blocks_of(all_stacks, stack_blocks_);
+  if (stacks_ > 0) stack_blocks_ = blocks_of(all_stacks, stacks_);
+}
+
+bool OuterBlocks::fit(std::int64_t planes) const {
+  constexpr std::int64_t widest = 1024;
+  return planes <= max_digits_planes && geometry_.out_width() <= widest &&
+         most_steps() * step_images * ((std::int64_t{1} << planes) - 1) < digits_sum_limit;
+}
+
+std::int64_t OuterBlocks::block_of(std::int64_t position) const {
+  const std::int64_t image = position / geometry_.out_positions();
+  const std::int64_t row = position % geometry_.out_positions() / geometry_.out_width();
+  return image / (stacks_ * step_images) * bands_ + row / rows_;
+}
+
+std::int64_t OuterBlocks::most_input_rows() const {
+  return std::min(geometry_.in_height,
+                  (rows_ - 1) * geometry_.stride_height +
+                      (geometry_.kernel_height - 1) * geometry_.dilation_height + 1);
+}
+
+OuterBlock OuterBlocks::block(std::int64_t number) {
+  OuterBlock block = {};
+  block.first_image = number / bands_ * stacks_ * step_images;
+  block.stacks = std::min(stacks_, blocks_of(images_ - block.first_image, step_images));
+  block.first_row = number % bands_ * rows_;
+  block.rows = std::min(rows_, geometry_.out_height() - block.first_row);
+  const std::int64_t first = block.first_row * geometry_.stride_height - geometry_.padding_height;
+  const std::int64_t end = first + (block.rows - 1) * geometry_.stride_height +
+                           (geometry_.kernel_height - 1) * geometry_.dilation_height + 1;
+  block.first_input_row = std::clamp<std::int64_t>(first, 0, geometry_.in_height);
+  block.input_rows = std::clamp<std::int64_t>(end, block.first_input_row, geometry_.in_height) -
+                     block.first_input_row;
+  block.chunks = blocks_of(block.stacks * block.rows * geometry_.out_width(), chunk_steps);
+  add_runs(block);
+  block.runs = runs_.data();
+  block.first_run = first_run_.data();
+  return block;
+}
+
+void OuterBlocks::add_runs(const OuterBlock& block) {
+  const std::int64_t taps = geometry_.taps();
+  const std::int64_t width = geometry_.out_width();
+  const std::int64_t stride = geometry_.stride_width;
+  runs_.clear();
+  first_run_.clear();
+  for (std::int64_t chunk = 0; chunk < block.chunks; ++chunk) {
+    const std::int64_t end = std::min((chunk + 1) * chunk_steps, block.stacks * block.rows * width);
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+      const std::size_t first = runs_.size();
+      first_run_.push_back(static_cast<std::int32_t>(first));
+      const std::int64_t down =
+          tap / geometry_.kernel_width * geometry_.dilation_height - geometry_.padding_height;
+      const std::int64_t right =
+          tap % geometry_.kernel_width * geometry_.dilation_width - geometry_.padding_width;
+      for (std::int64_t step = chunk * chunk_steps; step < end; ++step) {
+        const std::int64_t row = step / width % block.rows;
+        const std::int64_t y = (block.first_row + row) * geometry_.stride_height + down;
+        const std::int64_t x = step % width * stride + right;
+        if (y < 0 || y >= geometry_.in_height || x < 0 || x >= geometry_.in_width) continue;
+        const std::int64_t stack = step / width / block.rows;
+        const std::int64_t input =
+            (stack * block.input_rows + y - block.first_input_row) * geometry_.in_width + x;
+        if (runs_.size() > first && runs_.back().output + runs_.back().steps == step &&
+            runs_.back().input + runs_.back().steps * stride == input) {
+          ++runs_.back().steps;
+        } else {
+          runs_.push_back({static_cast<std::int32_t>(input), static_cast<std::int32_t>(step), 1});
+        }
+      }
+    }
+  }
+  first_run_.push_back(static_cast<std::int32_t>(runs_.size()));
+}
+
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;
-  std::vector<Column> measured(static_cast<std::size_t>(columns));
+  std::vector<ColumnMeasure> measured(static_cast<std::size_t>(columns));
   constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
 #pragma omp parallel for schedule(static) if (columns * length >= parallel_from)
   for (std::int64_t n = 0; n < columns; ++n) {
     measured[static_cast<std::size_t>(n)] = measure(weight + n * length, length);
   }
-  constexpr std::int32_t infinity_bits = 0x7f800000;
-  for (const Column& column : measured) {
+  for (const ColumnMeasure& column : measured) {
     if (column.largest_bits >= infinity_bits) require_finite("weight", weight, columns * length);
   }
   Quantization chosen;
@@ -99,10 +210,7 @@ Quantization quantize(const Geometry& geometry, const float* weight, std::int64_
     chosen.exponents.assign(measured.size(), 0);
     bool enough = true;
     for (std::size_t n = 0; n < measured.size() && enough; ++n) {
-      if (measured[n].count == 0) continue;
-      const int exponent = exponent_of(std::bit_cast<float>(measured[n].largest_bits), digits);
-      enough = enough_digits(measured[n], exponent, digits);
-      chosen.exponents[n] = exponent;
+      enough = choose_exponent(measured[n], digits, chosen.exponents[n]);
     }
     if (enough) {
       chosen.digits = digits;

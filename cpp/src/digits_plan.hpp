@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "h2learn/geometry.hpp"
+#include "kernels/digits.hpp"
 
 namespace h2learn {
 
@@ -23,6 +24,50 @@ struct Quantization {
 
 /// Throws std::invalid_argument when a weight is not finite.
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes);
+
+/// What the choice of digits looks at in one column.
+struct ColumnMeasure {
+  std::int32_t largest_bits = 0;  ///< of the largest magnitude, as a float's
+  std::int64_t exponents = 0;     ///< sum of the exponent fields of numbers that are not zero
+  std::int64_t count = 0;         ///< of these
+};
+
+/// The column's e for `digits` digits; false where they are too few (digits.hpp), or a number is
+/// not finite.
+bool choose_exponent(const ColumnMeasure& column, int digits, int& exponent);
+
+/// Adds one row of columns to their measures.
+void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to);
+
+/// Blocks of the weight gradient's sums by digits (OuterBlock). They follow from the layer's shape
+/// and the number of images alone.
+class OuterBlocks {
+ public:
+  OuterBlocks(const Geometry& geometry, std::int64_t images);
+
+  /// Whether a block's sums of such values fit 32 bits, and its operands a cache or so.
+  bool fit(std::int64_t planes) const;
+  std::int64_t count() const { return stack_blocks_ * bands_; }
+  /// Of output position `position` of all images.
+  std::int64_t block_of(std::int64_t position) const;
+  /// The block `number`, whose runs are valid until the next call.
+  OuterBlock block(std::int64_t number);
+  std::int64_t most_input_rows() const;
+  std::int64_t most_steps() const { return stacks_ * rows_ * geometry_.out_width(); }
+  std::int64_t stacks() const { return stacks_; }
+
+ private:
+  void add_runs(const OuterBlock& block);
+
+  Geometry geometry_;
+  std::int64_t images_;
+  std::int64_t stacks_;  ///< of a block
+  std::int64_t stack_blocks_;
+  std::int64_t rows_;  ///< of a block
+  std::int64_t bands_;
+  std::vector<OuterRun> runs_;
+  std::vector<std::int32_t> first_run_;
+};
 
 /// A window's bytes in a padded image of one group's channels: `offsets.size()` runs of `length`
 /// bytes, each packed to `packed_length` by zero weights behind it.

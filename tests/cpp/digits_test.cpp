@@ -7,6 +7,7 @@
 
 #include "digits.hpp"
 #include "digits_plan.hpp"
+#include "digits_update.hpp"
 #include "h2learn/backward.hpp"
 #include "h2learn/forward.hpp"
 #include "h2learn/weight_update.hpp"
@@ -248,12 +249,11 @@ TEST(Digits, HeavyTailsAndManyPlanesRunAsAutoDoes) {
 }
 
 TEST(Digits, AllElseRunsAsAutoDoes) {
-  const Layer layer = {"", {6, 7, 8, 9, 3, 3, 1, 1, 1, 1}, 3};
+  const Layer layer = {"", {6, 7, 8, 9, 3, 3, 2, 2, 1, 1}, 3};
   const Geometry& geometry = layer.geometry;
   const Floats inputs = random_floats(layer.images * geometry.in_features(), -1, 1, 23);
   const Floats weight = random_floats(geometry.weights(), -1, 1, 24);
   const Floats gradients = random_floats(layer.images * geometry.out_features(), -1, 1, 25);
-  const Spikes spikes(layer, 2, 0.3, 26);
   on_each_target([&] {
     const auto all = [&](Kernel kernel) {
       Floats currents(size(layer.images * geometry.out_features()));
@@ -263,11 +263,113 @@ TEST(Digits, AllElseRunsAsAutoDoes) {
               kernel);
       backward(geometry, gradients.data(), layer.images, weight.data(), nullptr, grad_inputs.data(),
                kernel);
-      weight_update(geometry, spikes.view(), 0.5F, gradients.data(), grad_weight.data(), kernel);
+      weight_update(geometry, inputs.data(), layer.images, gradients.data(), grad_weight.data(),
+                    kernel);
       return std::vector{bits_of(currents), bits_of(grad_inputs), bits_of(grad_weight)};
     };
     EXPECT_EQ(all(Kernel::digits), all(Kernel::automatic));
   });
+}
+
+// ---- Weight gradients
+
+Floats run_update(const Layer& layer, const Spikes& spikes, float scale, const Floats& gradients) {
+  Floats grad_weight(size(layer.geometry.weights()), unset);
+  EXPECT_TRUE(weight_update_by_digits(layer.geometry, spikes.view(), scale, gradients.data(),
+                                      grad_weight.data()));
+  return grad_weight;
+}
+
+/// Calls body(layer, planes): every shape, and those that need several blocks of images or rows.
+template <typename Body>
+void for_each_update(Body body) {
+  std::vector<Layer> all = layers();
+  all.push_back({"an incomplete second stack", {5, 6, 7, 18, 3, 3, 1, 1, 1, 1}, 70});
+  all.push_back({"bands of rows", {19, 20, 24, 6, 3, 3, 1, 1, 1, 1}, 66});
+  all.push_back({"bands of rows, stride", {3, 31, 40, 17, 5, 3, 2, 3, 3, 2}, 3});
+  all.push_back({"a wide row", {2, 3, 150, 4, 3, 3, 1, 1, 1, 1}, 2});
+  for (const Layer& layer : all) {
+    for (std::int64_t planes : {1, 8}) {
+      SCOPED_TRACE(layer.name + ", planes " + std::to_string(planes));
+      body(layer, planes);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+TEST(Digits, WeightGradientsMatchTheDefinition) {
+  const ForcedTarget forced(Target::scalar);
+  for_each_update([](const Layer& layer, std::int64_t planes) {
+    const Spikes spikes(layer, planes, 0.3, 31);
+    const Floats gradients = sparse_floats(layer.images * layer.geometry.out_features(), 0.5, 32);
+    const Doubles exact =
+        exact_weight_update(layer.geometry, spikes.counts, layer.images, gradients);
+    EXPECT_LT(relative_error(run_update(layer, spikes, 1, gradients), exact), 7e-8);
+  });
+}
+
+TEST(Digits, WeightGradientsAreTheSameBitsEverywhere) {
+  for_each_update([](const Layer& layer, std::int64_t planes) {
+    const Spikes spikes(layer, planes, 0.3, 33);
+    const Floats gradients = sparse_floats(layer.images * layer.geometry.out_features(), 0.5, 34);
+    expect_same_everywhere([&] { return bits_of(run_update(layer, spikes, -0.3F, gradients)); });
+  });
+}
+
+TEST(Digits, WeightGradientsOfAnySizeKeepTheirValue) {
+  const Layer layer = {"", {20, 3, 4, 6, 2, 2}, 70};
+  const Spikes spikes(layer, 8, 1, 35);
+  // Whole numbers times a power of two have exact sums; the largest digits and counts besides.
+  for (int power : {-149, -140, -126, -20, 0, 90}) {
+    SCOPED_TRACE(power);
+    Floats gradients = random_floats(layer.images * layer.geometry.out_features(), -8, 8, 36);
+    for (float& value : gradients) value = std::ldexp(std::round(value), power);
+    const Doubles exact =
+        exact_weight_update(layer.geometry, spikes.counts, layer.images, gradients);
+    on_each_target(
+        [&] { EXPECT_LT(relative_error(run_update(layer, spikes, 1, gradients), exact), 4e-8); });
+  }
+  for (float value : {0x7f7f7f7fp-31F, -0x808080p-24F, 0x7fp-8F, -0x80p-8F}) {
+    SCOPED_TRACE(value);
+    const Floats gradients(size(layer.images * layer.geometry.out_features()), value);
+    const Doubles exact =
+        exact_weight_update(layer.geometry, spikes.counts, layer.images, gradients);
+    expect_same_everywhere([&] { return bits_of(run_update(layer, spikes, 1, gradients)); });
+    EXPECT_LT(relative_error(run_update(layer, spikes, 1, gradients), exact), 1e-7);
+  }
+}
+
+TEST(Digits, GradientsThatDigitsCannotHoldRunAsAutoDoes) {
+  const Layer layer = {"", {20, 5, 6, 9, 3, 3, 1, 1, 1, 1}, 70};
+  const std::int64_t count = layer.images * layer.geometry.out_features();
+  const Spikes spikes(layer, 1, 0.2, 37);
+  const Spikes planes(layer, 9, 0.2, 38);
+  const Floats good = random_floats(count, -1, 1, 39);
+  const auto run = [&](const Spikes& inputs, const Floats& gradients, Kernel kernel) {
+    Floats grad_weight(size(layer.geometry.weights()), unset);
+    weight_update(layer.geometry, inputs.view(), 1, gradients.data(), grad_weight.data(), kernel);
+    return bits_of(grad_weight);
+  };
+  on_each_target([&] {
+    EXPECT_EQ(run(planes, good, Kernel::digits), run(planes, good, Kernel::automatic));
+    // The last block's, when the others' sums are made already.
+    for (float bad : {1e6F, INFINITY, std::numeric_limits<float>::quiet_NaN()}) {
+      Floats gradients = good;
+      gradients.back() = bad;
+      EXPECT_EQ(run(spikes, gradients, Kernel::digits), run(spikes, gradients, Kernel::automatic));
+      Floats untouched(size(layer.geometry.weights()), unset);
+      EXPECT_FALSE(weight_update_by_digits(layer.geometry, spikes.view(), 1, gradients.data(),
+                                           untouched.data()));
+      EXPECT_EQ(untouched, Floats(untouched.size(), unset));
+    }
+  });
+  // A digit's sum could leave 32 bits.
+  const Geometry long_rows = {1, 1, 1100, 1};
+  const Floats ones(1100, 1.0F);
+  const Words bits(size(words_for(1100)), 0);
+  Floats grad_weight(1);
+  EXPECT_FALSE(weight_update_by_digits(long_rows, {bits.data(), 1, 1, 1100}, 1, ones.data(),
+                                       grad_weight.data()));
 }
 
 TEST(Digits, NoImagesGiveNoCurrents) {

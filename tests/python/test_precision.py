@@ -149,6 +149,37 @@ class Layer:
         return errors(self.currents(kernel), self.exact) / np.maximum(2 * allowed, ROUNDING)
 
 
+class Gradients(Layer):
+    """The same numbers as a weight gradient: `inputs` images' gradients, and the spikes that meet
+    them at one input each."""
+
+    def digits(self) -> int:
+        """4, or 0 where a column of a block (h2learn/digits.hpp) has too heavy tails."""
+        images = len(self.weight)
+        stacks = -(-images // 64)
+        block = -(-stacks // -(-stacks // 64)) * 64
+        for begin in range(0, images, block):
+            for column in np.abs(self.weight[begin : begin + block].T.astype(np.float64)):
+                if not column.any():
+                    continue
+                step = np.floor(np.log2(127 * (1 + 2**8 + 2**16 + 2**24) / column.max()))
+                typical = np.floor(np.log2(column[column > 0])).mean()
+                if -step > typical - 22:
+                    return 0
+        return 4
+
+    def currents(self, kernel: str) -> np.ndarray:
+        outputs = self.weight.shape[1]
+        inputs = len(self.spikes)
+        words = ops.pack(torch.from_numpy(np.ascontiguousarray(self.spikes.T)))[None]
+        out = np.full((outputs, inputs), np.nan, np.float32)
+        _core.weight_update_packed(
+            _core.Geometry(in_channels=inputs, out_channels=outputs), words.contiguous().numpy(),
+            1.0, self.weight.reshape(-1), kernel, 5, 32, out.reshape(-1),
+        )  # fmt: skip
+        return np.ascontiguousarray(out.T)
+
+
 @settings(max_examples=150)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
@@ -172,6 +203,24 @@ def test_errors_beside_float32_sums(family, inputs, rate, unit, seed):
             _core.set_target(target)
             assert np.array_equal(layer.currents(kernel), currents)
         _core.set_target("auto")
+
+
+@settings(max_examples=100)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    images=st.sampled_from([64, 100, 512, 1024, 4097, 16384]),
+    rate=st.floats(0.01, 0.5),
+    unit=st.floats(0.5, 1, exclude_max=True),
+    seed=st.integers(0, 2**16),
+)
+@example(family="normal", images=64, rate=0.01, unit=0.51, seed=0)
+@example(family="normal", images=16384, rate=0.5, unit=0.99, seed=0)
+def test_errors_of_weight_gradients_by_digits(family, images, rate, unit, seed):
+    layer = Gradients(family, images, rate, seed, unit, rows=64)
+    ratios = layer.ratios("digits")
+    assert ratios.max() <= 1, f"{ratios} of what is allowed, {layer.digits()} digits"
+    if layer.digits() == 0:
+        assert np.array_equal(layer.currents("digits"), layer.currents("auto"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,6 +14,16 @@
 //   current = float(double(sum_i 2^(8 i) S_i) * (double(scale) * 2^-e)) (+ bias, in float32)
 // where the sum over i is exact, and each conversion and the product round to the nearest.
 //
+// Weight gradients likewise, of spikes and counts: gradients become digits, four of them. A column
+// is an output channel's gradients in one block of images and rows of outputs (OuterBlocks in
+// src/digits_plan.hpp, by the layer's shape and the number of images alone), so
+//   e     = the largest integer with max |g_n| 2^e <= limit, of the block's gradients
+//   S_i   = sum over the block's positions of value * d_i
+//   gradient = float(sum over blocks, ascending, of double(sum_i 2^(8 i) S_i)
+//                                                * (double(scale) * 2^-e)), added in float64.
+// That is done where every column of every block has 2^-e <= 2^-22 * 2^g, and is finite; else the
+// whole gradient is that of the ordered float kernels.
+//
 // Accuracy. One weight keeps its value to within 2^-e / 2, an absolute error: elements that are
 // small beside their column's largest lose digits. Which layers are computed so, and with how
 // many digits, therefore follows from the weights, column by column: n counts the column's weights

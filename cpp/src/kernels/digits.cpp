@@ -10,6 +10,7 @@
 
 #include "kernels/digits_amx.hpp"
 #include "kernels/digits_bytes.hpp"
+#include "kernels/digits_outer.hpp"
 #include "kernels/digits_tile.hpp"
 #include "scratch.hpp"
 
@@ -17,17 +18,6 @@ namespace h2learn {
 namespace {
 
 // ---- Packing
-
-/// 1.5 * 2^52: a double near it has units of one, so adding it rounds to a whole number, halves to
-/// even, and leaves that number, modulo 2^32, in the lowest bits.
-constexpr double rounding = 6755399441055744.0;
-
-/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
-/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
-H2LEARN_INLINE std::uint32_t digits_word(float weight, double scale, std::uint32_t offset) {
-  const double number = static_cast<double>(weight) * scale + rounding;
-  return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
-}
 
 constexpr std::int64_t packed_chunk = 256;
 
@@ -60,9 +50,6 @@ constexpr std::int64_t most_task_windows = 512;
 constexpr std::int64_t least_task_windows = 32;
 constexpr std::int64_t most_task_bytes = 256 * 1024;
 constexpr std::int64_t tasks_per_thread = 4;
-
-/// Multiplications below which a second thread costs more than it saves.
-constexpr std::int64_t parallel_from = std::int64_t{1} << 20;
 
 /// How windows and panels are shared out: whole images, or rows of windows of one image.
 struct Cut {
@@ -161,29 +148,6 @@ Task task_of(const DigitsProduct& product, const Cut& shape, std::int64_t number
           least(shape.images, product.rows.images - image),     row,
           least(shape.rows, product.rows.windows.height - row), panel,
           least(shape.panels, product.panels.panels() - panel)};
-}
-
-/// Sums of one window, digit by digit, to the currents of one panel's columns.
-template <int digits>
-H2LEARN_INLINE void finish_window(const std::int32_t* sums, const double* factors,
-                                  const float* bias, std::int64_t columns, float* out) {
-  float currents[digits_panel_columns];
-  for (int n = 0; n < digits_panel_columns; ++n) {
-    const auto sum = [&](int d) { return static_cast<double>(sums[d * tile_sums + n]); };
-    // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is
-    // rounded, to what an exact sum would be rounded to.
-    const double low = sum(0) + 256 * sum(1);
-    double high = sum(2);
-    if constexpr (digits == 4) high += 256 * sum(3);
-    currents[n] = static_cast<float>((low + 65536 * high) * factors[n]);
-  }
-  if (columns == digits_panel_columns && bias == nullptr) {
-    __builtin_memcpy(out, currents, sizeof currents);
-  } else if (bias == nullptr) {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n];
-  } else {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n] + bias[n];
-  }
 }
 
 /// Where a tile's windows go, and how many they are.
@@ -340,7 +304,8 @@ constexpr std::int64_t run_step = tile_bytes;
 constexpr std::int64_t run_step = 4;
 #endif
 
-extern const DigitsKernels digits_kernels = {run_step, pack, product};
+extern const DigitsKernels digits_kernels = {run_step,      pack,      product,
+                                             measure_outer, add_outer, finish_outer};
 
 }  // namespace H2LEARN_TARGET
 }  // namespace h2learn

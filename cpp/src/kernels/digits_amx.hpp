@@ -103,6 +103,61 @@ inline void sum_one_digit(const DigitsProduct& product, const TileRows* tiles,
   _tile_stored(1, second, tile_bytes);
 }
 
+/// Operands of add_runs(): rows of a tile lie `stride` bytes apart and a run's steps `step`; the
+/// second digit's terms `digit_bytes` behind the first's.
+struct OuterTiles {
+  const std::uint8_t* rows;
+  std::int64_t stride;
+  std::int64_t step;
+  const std::int8_t* terms;
+  std::int64_t digit_bytes;
+  bool begin;  ///< sums are put to memory, not added to what is there
+};
+
+/// Two digits of one or two tiles of rows.
+template <int tiles>
+H2LEARN_INLINE void add_runs(const OuterTiles& work, const OuterRun* run, const OuterRun* end,
+                             std::int32_t* one, std::int32_t* two) {
+  finish_stores();
+  if (work.begin) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, one, tile_bytes);
+    _tile_loadd(2, one + tile_sums, tile_bytes);
+    if constexpr (tiles == 2) {
+      _tile_loadd(1, two, tile_bytes);
+      _tile_loadd(3, two + tile_sums, tile_bytes);
+    }
+  }
+  for (; run < end; ++run) {
+    const std::uint8_t* rows = work.rows + run->input * tile_bytes;
+    const std::int8_t* terms = work.terms + run->output * tile_bytes * digits_panel_columns;
+    for (std::int32_t step = 0; step < run->steps; ++step) {
+      _tile_loadd(4, rows, work.stride);
+      _tile_loadd(6, terms, tile_bytes);
+      _tile_loadd(7, terms + work.digit_bytes, tile_bytes);
+      _tile_dpbusd(0, 4, 6);
+      _tile_dpbusd(2, 4, 7);
+      if constexpr (tiles == 2) {
+        _tile_loadd(5, rows + tile_windows * work.stride, work.stride);
+        _tile_dpbusd(1, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+      }
+      rows += work.step;
+      terms += tile_bytes * digits_panel_columns;
+    }
+  }
+  _tile_stored(0, one, tile_bytes);
+  _tile_stored(2, one + tile_sums, tile_bytes);
+  if constexpr (tiles == 2) {
+    _tile_stored(1, two, tile_bytes);
+    _tile_stored(3, two + tile_sums, tile_bytes);
+  }
+}
+
 /// All digits of one tile of windows.
 template <int digits>
 inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,

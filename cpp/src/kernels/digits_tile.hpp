@@ -16,6 +16,9 @@ constexpr std::int64_t tile_windows = 16;
 constexpr std::int64_t tile_sums = tile_windows * digits_panel_columns;
 constexpr int most_digits = 4;
 
+/// Multiplications below which a second thread costs more than it saves.
+constexpr std::int64_t parallel_from = std::int64_t{1} << 20;
+
 /// Sums of one tile: [digits][tile_windows][columns].
 typedef std::int32_t TileSums[most_digits * tile_sums];
 
@@ -25,6 +28,46 @@ struct TileRows {
   std::int64_t step;
   std::int64_t count;
 };
+
+/// 1.5 * 2^52: a double near it has units of one, so adding it rounds to a whole number, halves to
+/// even, and leaves that number, modulo 2^32, in the lowest bits.
+constexpr double rounding = 6755399441055744.0;
+
+/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
+/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
+H2LEARN_INLINE std::uint32_t digits_word(float weight, double scale, std::uint32_t offset) {
+  const double number = static_cast<double>(weight) * scale + rounding;
+  return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
+}
+
+/// What one window's sums, digit by digit, make for column n, times its factor.
+template <int digits>
+H2LEARN_INLINE double value_of_sums(const std::int32_t* sums, const double* factors, int n) {
+  const auto sum = [&](int d) { return static_cast<double>(sums[d * tile_sums + n]); };
+  // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is rounded,
+  // to what an exact sum would be rounded to.
+  const double low = sum(0) + 256 * sum(1);
+  double high = sum(2);
+  if constexpr (digits == 4) high += 256 * sum(3);
+  return (low + 65536 * high) * factors[n];
+}
+
+/// Sums of one window to the currents of one panel's columns.
+template <int digits>
+H2LEARN_INLINE void finish_window(const std::int32_t* sums, const double* factors,
+                                  const float* bias, std::int64_t columns, float* out) {
+  float currents[digits_panel_columns];
+  for (int n = 0; n < digits_panel_columns; ++n) {
+    currents[n] = static_cast<float>(value_of_sums<digits>(sums, factors, n));
+  }
+  if (columns == digits_panel_columns && bias == nullptr) {
+    __builtin_memcpy(out, currents, sizeof currents);
+  } else if (bias == nullptr) {
+    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n];
+  } else {
+    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n] + bias[n];
+  }
+}
 
 /// Windows whose sums stay in registers: `digits` vectors for each.
 constexpr int register_rows = vector_bytes == 64 ? 4 : 2;

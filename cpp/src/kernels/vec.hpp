@@ -51,6 +51,21 @@ H2LEARN_INLINE Floats load(const float* from) {
   return *reinterpret_cast<const UnalignedFloats*>(from);
 }
 
+/// To the nearest whole numbers, halves to even; magnitudes below 2^31.
+H2LEARN_INLINE Ints round_to_ints(Floats value) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Ints>(_mm512_maskz_cvtps_epi32(0xffff, value));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Ints>(_mm256_cvtps_epi32(value));
+#else
+  Ints rounded;
+  for (int i = 0; i < lanes; ++i) {
+    rounded[i] = static_cast<std::int32_t>(__builtin_nearbyintf(value[i]));
+  }
+  return rounded;
+#endif
+}
+
 H2LEARN_INLINE void store(float* to, Floats value) {
   *reinterpret_cast<UnalignedFloats*>(to) = value;
 }

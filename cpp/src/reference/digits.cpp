@@ -53,6 +53,13 @@ Column column_of(const float* weight, std::int64_t length, int digits) {
   return column;
 }
 
+/// The sum that the digits' sums make, times `factor`.
+double value_of(const Digits& sums, double factor) {
+  std::int64_t total = 0;
+  for (std::size_t i = sums.size(); i > 0; --i) total = total * base + sums[i - 1];
+  return static_cast<double>(total) * factor;
+}
+
 std::int64_t value_at(const PackedView& spikes, std::int64_t image, std::int64_t feature) {
   std::int64_t value = 0;
   for (std::int64_t plane = 0; plane < spikes.planes; ++plane) {
@@ -87,12 +94,56 @@ void forward_digits(const Geometry& geometry, const PackedView& spikes, float sc
             for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += value * weight_digits[i];
           }
         }
-        std::int64_t total = 0;
-        for (std::size_t i = sums.size(); i > 0; --i) total = total * base + sums[i - 1];
-        const auto current = static_cast<float>(static_cast<double>(total) * factor);
+        const auto current = static_cast<float>(value_of(sums, factor));
         currents[(image * geometry.out_positions() + position) * geometry.out_channels + n] =
             bias == nullptr ? current : current + bias[n];
       }
+    }
+  }
+}
+
+void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
+                          const PackedView& spikes, float scale, const float* grad_currents,
+                          float* grad_weight) {
+  const std::vector<std::int32_t> input_of_output = geometry.input_of_output();
+  const std::int64_t channels = geometry.channels_per_group();
+  const std::int64_t taps = geometry.taps();
+  const std::int64_t positions = geometry.out_positions();
+  std::vector<std::vector<std::int64_t>> places_of(static_cast<std::size_t>(blocks.count()));
+  for (std::int64_t p = 0; p < spikes.rows * positions; ++p) {
+    places_of[static_cast<std::size_t>(blocks.block_of(p))].push_back(p);
+  }
+  for (std::int64_t n = 0; n < geometry.out_channels; ++n) {
+    const std::int64_t first_channel = n / geometry.outputs_per_group() * channels;
+    std::vector<double> totals(static_cast<std::size_t>(geometry.fan_in()));
+    for (std::int64_t block = 0; block < blocks.count(); ++block) {
+      const std::vector<std::int64_t>& places = places_of[static_cast<std::size_t>(block)];
+      std::vector<float> gradients;
+      for (std::int64_t p : places)
+        gradients.push_back(grad_currents[p * geometry.out_channels + n]);
+      const Column column =
+          column_of(gradients.data(), static_cast<std::int64_t>(gradients.size()), outer_digits);
+      const double factor = std::ldexp(static_cast<double>(scale), -column.exponent);
+      for (std::int64_t c = 0; c < channels; ++c) {
+        for (std::int64_t tap = 0; tap < taps; ++tap) {
+          Digits sums = {};
+          for (std::size_t i = 0; i < places.size(); ++i) {
+            const std::int64_t input =
+                input_of_output[static_cast<std::size_t>(places[i] % positions * taps + tap)];
+            if (input < 0) continue;
+            const std::int64_t value = value_at(spikes, places[i] / positions,
+                                                input * geometry.in_channels + first_channel + c);
+            for (std::size_t d = 0; d < sums.size(); ++d) sums[d] += value * column.weights[i][d];
+          }
+          const double sum = value_of(sums, factor);
+          double& total = totals[static_cast<std::size_t>(c * taps + tap)];
+          total = block == 0 ? sum : total + sum;
+        }
+      }
+    }
+    for (std::size_t i = 0; i < totals.size(); ++i) {
+      grad_weight[n * geometry.fan_in() + static_cast<std::int64_t>(i)] =
+          static_cast<float>(totals[i]);
     }
   }
 }

@@ -1,7 +1,8 @@
-// Currents by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
+// Products by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
 // input at a time, in 64-bit integers.
 #pragma once
 
+#include "digits_plan.hpp"
 #include "h2learn/geometry.hpp"
 #include "h2learn/spikes.hpp"
 
@@ -10,5 +11,10 @@ namespace h2learn::reference {
 /// Arguments are forward()'s, validated; `digits` is 3 or 4.
 void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
                     const float* weight, const float* bias, float* currents, int digits);
+
+/// Arguments are weight_update()'s, validated; the gradients have enough digits.
+void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
+                          const PackedView& spikes, float scale, const float* grad_currents,
+                          float* grad_weight);
 
 }  // namespace h2learn::reference
