@@ -80,6 +80,13 @@ int exponent_of(float magnitude, int digits) {
   return std::ldexp(value, exponent) <= limit ? exponent : exponent - 1;
 }
 
+std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor) {
+  std::vector<double> powers;
+  powers.reserve(exponents.size());
+  for (int exponent : exponents) powers.push_back(std::ldexp(factor, sign * exponent));
+  return powers;
+}
+
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;

@@ -10,6 +10,7 @@
 
 #include "kernels/digits_amx.hpp"
 #include "kernels/digits_bytes.hpp"
+#include "kernels/digits_pack.hpp"
 #include "kernels/digits_tile.hpp"
 #include "scratch.hpp"
 
@@ -17,17 +18,6 @@ namespace h2learn {
 namespace {
 
 // ---- Packing
-
-/// 1.5 * 2^52: a double near it has units of one, so adding it rounds to a whole number, halves to
-/// even, and leaves that number, modulo 2^32, in the lowest bits.
-constexpr double rounding = 6755399441055744.0;
-
-/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
-/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
-H2LEARN_INLINE std::uint32_t digits_word(float weight, double scale, std::uint32_t offset) {
-  const double number = static_cast<double>(weight) * scale + rounding;
-  return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
-}
 
 constexpr std::int64_t packed_chunk = 256;
 
@@ -45,12 +35,6 @@ void pack_column(const float* weight, std::int64_t fan_in, double scale, std::ui
       words[(place >> 2) * (4 * digits_panel_columns) + (place & 3)] = numbers[i];
     }
   }
-}
-
-/// Byte `digit` of every word.
-void store_digit(const std::uint32_t* words, std::int64_t count, int digit, std::int8_t* to) {
-  for (std::int64_t i = 0; i < count; ++i)
-    to[i] = static_cast<std::int8_t>(words[i] >> (8 * digit));
 }
 
 // ---- The product
@@ -340,7 +324,7 @@ constexpr std::int64_t run_step = tile_bytes;
 constexpr std::int64_t run_step = 4;
 #endif
 
-extern const DigitsKernels digits_kernels = {run_step, pack, product};
+extern const DigitsKernels digits_kernels = {run_step, pack, product, &backward_kernels};
 
 }  // namespace H2LEARN_TARGET
 }  // namespace h2learn

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/digits_backward.hpp"
 #include "kernels/synapse.hpp"
 
 namespace h2learn {
@@ -51,6 +52,7 @@ struct DigitsKernels {
   void (*pack)(const DigitsPanels& to, std::int64_t fan_in, const float* weight,
                const double* scales, const std::int32_t* places);
   void (*product)(const DigitsProduct& product);
+  const BackwardKernels* backward;
 };
 
 // Unlike other concepts, this one has a table of its own for every target (dispatch.hpp).

@@ -1,4 +1,4 @@
-// Currents by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
+// Currents and input gradients by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
 // input at a time, in 64-bit integers.
 #pragma once
 
@@ -10,5 +10,9 @@ namespace h2learn::reference {
 /// Arguments are forward()'s, validated; `digits` is 3 or 4.
 void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
                     const float* weight, const float* bias, float* currents, int digits);
+
+/// Arguments are backward()'s, validated; for strides of 1.
+void backward_digits(const Geometry& geometry, const float* grad_currents, std::int64_t images,
+                     const float* weight, const std::uint64_t* mask, float* grad_inputs);
 
 }  // namespace h2learn::reference
