@@ -49,6 +49,9 @@ Steps steps_of(const std::vector<Magnitudes>& sets) {
 }
 
 bool fits(const Geometry& geometry) {
+  // Its one channel would be one of a panel's 16 columns.
+  const bool depthwise = geometry.groups > 1 && geometry.channels_per_group() == 1;
+  if (depthwise) return false;
   return geometry.stride_height == 1 && geometry.stride_width == 1 &&
          geometry.taps() * geometry.outputs_per_group() < backward_terms_limit;
 }

@@ -32,11 +32,12 @@ Floats weights_of(const Layer& layer, unsigned seed) {
   return random_floats(layer.geometry.weights(), -1, 1, seed);
 }
 
-bool has_strides(const Layer& layer) {
-  return layer.geometry.stride_height != 1 || layer.geometry.stride_width != 1;
+bool is_computed(const Geometry& geometry) {
+  const bool depthwise = geometry.groups > 1 && geometry.channels_per_group() == 1;
+  return geometry.stride_height == 1 && geometry.stride_width == 1 && !depthwise;
 }
 
-/// Every layer without strides, and some whose channels fill tiles of AMX.
+/// Every layer that may be, and some whose channels fill tiles of AMX.
 std::vector<Layer> computed_layers() {
   std::vector<Layer> found = {
       {"one slab, sixteen images", {20, 5, 7, 64, 3, 3, 1, 1, 1, 1}, 35},
@@ -50,10 +51,11 @@ std::vector<Layer> computed_layers() {
       {"runs, tiles", {18, 6, 7, 16, 3, 3, 1, 1, 1, 1}, 3},
       {"runs, groups, tiles", {18, 6, 7, 32, 3, 3, 1, 1, 1, 1, 1, 1, 2}, 3},
       {"rows of an image in several tasks", {3, 48, 40, 256, 3, 3, 1, 1, 1, 1}, 1},
+      {"few positions, several blocks of images", {19, 2, 3, 128, 3, 3, 1, 1, 1, 1}, 75},
       {"wide linear, many images", {40, 1, 1, 300}, 70},
   };
   for (const Layer& layer : layers()) {
-    if (!has_strides(layer)) found.push_back(layer);
+    if (is_computed(layer.geometry)) found.push_back(layer);
   }
   return found;
 }
@@ -178,6 +180,7 @@ TEST(DigitsBackward, TheyFollowFromTheNumbers) {
 TEST(DigitsBackward, AllElseRunsAsAutoDoes) {
   const Layer layer = {"", {12, 6, 6, 64, 3, 3, 1, 1, 1, 1}, 4};
   const Layer strides = {"", {12, 6, 6, 64, 3, 3, 1, 2, 1, 1}, 4};
+  const Layer depthwise = {"", {12, 6, 6, 24, 3, 3, 1, 1, 1, 1, 1, 1, 12}, 4};
   const Layer many = {"", {3, 1, 1, backward_terms_limit}, 2};
   const auto expect_auto = [](const Layer& of, const Floats& gradients, const Floats& weight) {
     const Words mask = random_words(of.images, of.geometry.in_features(), 0.3, 13);
@@ -188,6 +191,7 @@ TEST(DigitsBackward, AllElseRunsAsAutoDoes) {
     });
   };
   expect_auto(strides, gradients_of(strides, 14), weights_of(strides, 15));
+  expect_auto(depthwise, gradients_of(depthwise, 23), weights_of(depthwise, 24));
   expect_auto(many, gradients_of(many, 16), weights_of(many, 17));
   Floats outlier = gradients_of(layer, 18);
   outlier[5] = -1e5F;

@@ -37,8 +37,9 @@
 //   S_o      = sum over taps and output channels of sum over i + j = o of d_i * v_j,  o = 3 .. 6
 //   gradient = float(double(sum_o 2^(8 (o - 3)) S_o) * 2^(24 - e_g - e_w)),
 // +0 where the mask has no bit. Products of order 0 to 2, below 2^-24 of the largest, are left out.
-// So are computed calls with strides of 1 and fewer than backward_terms_limit terms in which,
-// with the mean exponents m_g and m_w of numbers that are not zero (an image's, a channel's),
+// So are computed calls with strides of 1, not of depthwise layers, of fewer than
+// backward_terms_limit terms, in which with the mean exponents m_g and m_w of numbers that are not
+// zero (an image's, a channel's),
 //   2^-e_g <= 2^-22 * 2^m_g  in every image,  2^-e_w <= 2^-22 * 2^m_w  for every input channel, and
 //   2^(-e_g - e_w) <= 2^-45 * 2^(m_g + m_w)  of the worst of either;
 // images and channels of zeros meet all. All other calls run as Kernel::automatic. The last

@@ -120,6 +120,9 @@ void measure_columns(const float* weight, const WeightShape& shape, Magnitudes* 
 
 // ---- Weights
 
+/// Outputs whose weights are asked for before they are needed.
+constexpr std::int64_t prefetched_rows = 8;
+
 /// One output's weights of a panel's channels, `count` of them, to words[length / 4][16
 /// columns][4].
 void pack_output(const float* weight, std::int64_t count, const double* scales, std::int64_t taps,
@@ -188,6 +191,10 @@ void pack(const BackwardWeights& from, const BackwardTerms& terms, const DigitsP
     }
     for (std::int64_t n = 0; n < from.outputs; ++n) {
       const std::int64_t row = (group * from.outputs + n) * to.columns + first;
+      // Rows lie far apart, where no prefetcher of the processor's expects them.
+      const std::int64_t next = least(prefetched_rows, from.outputs - 1 - n) * to.columns;
+      const float* const ahead = from.weight + (row + next) * from.taps;
+      for (std::int64_t i = 0; i < count; i += 16) __builtin_prefetch(ahead + i);
       pack_output(from.weight + row * from.taps, count, scales, from.taps,
                   from.places + n * from.taps, numbers, mine);
     }
@@ -354,8 +361,9 @@ void pad_row(const BackwardProduct& product, const Layout& layout, std::int64_t 
   }
 }
 
-void copy_task(const BackwardProduct& product, const Layout& layout, const Task& task,
-               std::uint8_t* bytes) {
+/// Images side by side, at most layout.images.
+void copy_block(const BackwardProduct& product, const Layout& layout, const Task& task,
+                std::uint8_t* bytes) {
   const Windows& windows = product.windows;
   const std::int64_t channels = product.groups * product.outputs;
   const Range rows = rows_of(windows, task);
@@ -596,12 +604,16 @@ constexpr std::int64_t tasks_per_thread = 4;
 /// Of bytes, in which a panel's tiles find them again in the second-level cache.
 constexpr std::int64_t most_task_bytes = std::int64_t{5} << 18;
 
+/// Tiles of a task that are enough for a panel to be used for while it is in cache.
+constexpr std::int64_t enough_tiles = 16;
+
 struct Cut {
   Layout layout;
-  std::int64_t rows;         ///< of windows, of a task
-  std::int64_t image_tasks;  ///< side by side: blocks of layout.images
-  std::int64_t row_tasks;    ///< of one image
-  std::int64_t panels;       ///< of a task
+  std::int64_t blocks;  ///< of layout.images, one after the other, of a task
+  std::int64_t rows;    ///< of windows, of a task
+  std::int64_t image_tasks;
+  std::int64_t row_tasks;  ///< of one image
+  std::int64_t panels;     ///< of a task
   std::int64_t panel_tasks;
 
   std::int64_t tasks(std::int64_t groups) const {
@@ -638,7 +650,16 @@ void run_task(const BackwardProduct& product, const Cut& cut, const Task& task,
   const Layout& layout = cut.layout;
   const BackwardTerms& terms = product.terms;
   const Range rows = rows_of(product.windows, task);
-  copy_task(product, layout, task, bytes);
+  const std::int64_t blocks = blocks_of(task.images, layout.images);
+  const auto block_of = [&](std::int64_t b) {
+    Task block = task;
+    block.first_image += b * layout.images;
+    block.images = least(layout.images, task.images - b * layout.images);
+    return block;
+  };
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    copy_block(product, layout, block_of(b), bytes + b * layout.bytes);
+  }
   const std::int64_t row_tiles = blocks_of(product.windows.width * layout.images, tile_windows);
   const std::int64_t group_panels = blocks_of(product.columns, digits_panel_columns);
   const std::int64_t panel_bytes = terms.length() * backward_digits * digits_panel_columns;
@@ -648,9 +669,12 @@ void run_task(const BackwardProduct& product, const Cut& cut, const Task& task,
     const std::int64_t number = task.group * group_panels + p;
     const std::int8_t* const panel = product.panels + number * panel_bytes;
     const Columns columns = columns_of(product, task.group, p);
-    for (std::int64_t t = 0; t < task.rows * row_tiles; ++t) {
+    const std::int64_t block_tiles = task.rows * row_tiles;
+    for (std::int64_t t = 0; t < blocks * block_tiles; ++t) {
+      const Task block = block_of(t / block_tiles);
       const Tile tile =
-          tile_of(product, layout, task, rows, t / row_tiles, t % row_tiles * tile_windows, bytes);
+          tile_of(product, layout, block, rows, t % block_tiles / row_tiles,
+                  t % row_tiles * tile_windows, bytes + t / block_tiles * layout.bytes);
       const std::int64_t image_rows = rows.end - rows.begin;
 #if defined(__AMX_INT8__)
       if (by_tiles(terms)) {
@@ -661,7 +685,7 @@ void run_task(const BackwardProduct& product, const Cut& cut, const Task& task,
         sum_by_vectors(product, layout, tile, image_rows, panel,
                        product.unit_sums + number * panel_sums, sums);
       }
-      finish_tile(product, layout, task, tile, columns, sums);
+      finish_tile(product, layout, block, tile, columns, sums);
     }
   }
 }
@@ -695,8 +719,14 @@ void choose_layout(const BackwardProduct& product, Cut& cut) {
       cut.rows = rows;
     }
   }
-  cut.image_tasks = blocks_of(product.images, cut.layout.images);
   cut.row_tasks = blocks_of(windows.height, cut.rows);
+  const std::int64_t blocks = blocks_of(product.images, cut.layout.images);
+  const std::int64_t tiles = cut.rows * blocks_of(windows.width * cut.layout.images, tile_windows);
+  const std::int64_t together =
+      least(blocks_of(enough_tiles, tiles), most(most_task_bytes / cut.layout.bytes, 1));
+  cut.image_tasks = blocks_of(blocks, together);
+  cut.blocks = blocks_of(blocks, cut.image_tasks);
+  cut.image_tasks = blocks_of(blocks, cut.blocks);
 }
 
 Cut cut_of(const BackwardProduct& product, std::int64_t threads) {
@@ -715,11 +745,11 @@ Task task_of(const BackwardProduct& product, const Cut& cut, std::int64_t number
   number /= cut.panel_tasks;
   const std::int64_t row = number % cut.row_tasks * cut.rows;
   number /= cut.row_tasks;
-  const std::int64_t image = number % cut.image_tasks * cut.layout.images;
+  const std::int64_t image = number % cut.image_tasks * cut.blocks * cut.layout.images;
   const std::int64_t panels = blocks_of(product.columns, digits_panel_columns);
   return {number / cut.image_tasks,
           image,
-          least(cut.layout.images, product.images - image),
+          least(cut.blocks * cut.layout.images, product.images - image),
           row,
           least(cut.rows, product.windows.height - row),
           panel,
@@ -732,7 +762,7 @@ void product(const BackwardProduct& product) {
                             product.columns * product.terms.length();
   const int threads = work < parallel_from ? 1 : omp_get_max_threads();
   const Cut cut = cut_of(product, threads);
-  const std::int64_t bytes = cut.layout.bytes;
+  const std::int64_t bytes = cut.blocks * cut.layout.bytes;
   auto* const memory = static_cast<std::uint8_t*>(
       scratch(ScratchSlot::operands, static_cast<std::size_t>(threads * bytes)));
 #pragma omp parallel num_threads(threads)
