@@ -36,7 +36,8 @@
 // for each input channel, over all taps and output channels. With d_i those of g and v_j of w:
 //   S_o      = sum over taps and output channels of sum over i + j = o of d_i * v_j,  o = 3 .. 6
 //   gradient = float(double(sum_o 2^(8 (o - 3)) S_o) * 2^(24 - e_g - e_w)),
-// +0 where the mask has no bit. Products of order 0 to 2, below 2^-24 of the largest, are left out.
+// +0 where the mask has no bit. Products of order 0 to 2 are left out: below 2^32, beside products
+// of whole numbers of up to 2^62.
 // So are computed calls with strides of 1, not of depthwise layers, of fewer than
 // backward_terms_limit terms, in which with the mean exponents m_g and m_w of numbers that are not
 // zero (an image's, a channel's),

@@ -1,5 +1,5 @@
-// Currents and input gradients by digits, from the definition in h2learn/digits.hpp: one number, one digit and one
-// input at a time, in 64-bit integers.
+// Currents and input gradients by digits, from the definition in h2learn/digits.hpp: one number,
+// one digit and one input at a time, in 64-bit integers.
 #pragma once
 
 #include "h2learn/geometry.hpp"
