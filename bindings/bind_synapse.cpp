@@ -149,6 +149,16 @@ int weight_digits(const Geometry& geometry, const Floats& weight, std::int64_t p
   return digits_of(geometry, weight_data, planes);
 }
 
+bool has_backward_digits(const Geometry& geometry, const Floats& grad_currents,
+                         const Floats& weight) {
+  const std::int64_t images = images_in("grad_currents", grad_currents, geometry.out_features());
+  require_size("weight", weight, geometry.weights());
+  const float* const gradients = grad_currents.data();
+  const float* const weight_data = weight.data();
+  const py::gil_scoped_release release;
+  return backward_has_digits(geometry, gradients, images, weight_data);
+}
+
 std::int64_t count_packed_operations(const Geometry& geometry, const Words& words,
                                      const MaybeWords& outputs) {
   const PackedView spikes = packed_inputs(geometry, words);
@@ -191,6 +201,9 @@ void bind_synapse(py::module_& m) {
         py::arg("planes") = 1,
         "Digits with which kernel 'digits' computes this layer's currents: 3, 4, or 0 where it "
         "leaves them to the float kernels.");
+  m.def("backward_has_digits", &has_backward_digits, py::arg("geometry"),
+        py::arg("grad_currents").noconvert(), py::arg("weight").noconvert(),
+        "Whether kernel 'digits' computes these input gradients by digits.");
   m.def("count_operations", &count_packed_operations, py::arg("geometry"),
         py::arg("words").noconvert(), py::arg("outputs").noconvert().none(true),
         "Synaptic operations of these spikes: set bits in every window times the outputs they "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "digits_backward.hpp"
 #include "h2learn/spikes.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
@@ -75,6 +76,13 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
   require_array("grad_currents", grad_currents, images * geometry.out_features());
   require_array("weight", weight, geometry.weights());
   require_array("grad_inputs", grad_inputs, images * geometry.in_features());
+  if (kernel == Kernel::digits && images > 0) {
+    const BackwardNumbers numbers = quantize_backward(geometry, grad_currents, images, weight);
+    if (numbers.apply) {
+      backward_by_digits(geometry, grad_currents, images, weight, mask, numbers, grad_inputs);
+      return;
+    }
+  }
   const bool sampled = runs_sampled(geometry, grad_currents, images, mask, kernel);
   if (active_target() == Target::scalar) {
     require_finite("weight", weight, geometry.weights());

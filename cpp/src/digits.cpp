@@ -11,17 +11,6 @@
 #include "synapse_checks.hpp"
 
 namespace h2learn {
-namespace {
-
-std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor) {
-  std::vector<double> powers;
-  powers.reserve(exponents.size());
-  for (int exponent : exponents) powers.push_back(std::ldexp(factor, sign * exponent));
-  return powers;
-}
-
-}  // namespace
-
 int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes) {
   geometry.validate();
   require_array("weight", weight, geometry.weights());

@@ -192,6 +192,13 @@ void OuterBlocks::add_runs(const OuterBlock& block) {
   first_run_.push_back(static_cast<std::int32_t>(runs_.size()));
 }
 
+std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor) {
+  std::vector<double> powers;
+  powers.reserve(exponents.size());
+  for (int exponent : exponents) powers.push_back(std::ldexp(factor, sign * exponent));
+  return powers;
+}
+
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;

@@ -16,6 +16,9 @@ std::int64_t largest_number(int digits);
 /// The largest integer e with magnitude * 2^e <= largest_number(digits); `magnitude` > 0, finite.
 int exponent_of(float magnitude, int digits);
 
+/// factor * 2^(sign * exponent) of each.
+std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor);
+
 /// Digits of the layer, and e of every output channel (digits.hpp); 0 digits for the float kernels.
 struct Quantization {
   int digits = 0;

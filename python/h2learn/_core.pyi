@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'fused_forward_dense', 'fused_forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_digits', 'weight_update_dense', 'weight_update_packed']
+__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'backward_has_digits', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'fused_forward_dense', 'fused_forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_digits', 'weight_update_dense', 'weight_update_packed']
 class Block:
     """
     Bytes from the pool, given back when nobody refers to them.
@@ -394,6 +394,10 @@ def average_pool_backward(geometry: PoolGeometry, grad_outputs: numpy.typing.NDA
 def backward(geometry: Geometry, grad_currents: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32], mask: numpy.typing.NDArray[numpy.int64] | None, kernel: str, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     out[images, positions, in_channels], +0 where mask int64[images, words] has no bit.
+    """
+def backward_has_digits(geometry: Geometry, grad_currents: numpy.typing.NDArray[numpy.float32], weight: numpy.typing.NDArray[numpy.float32]) -> bool:
+    """
+    Whether kernel 'digits' computes these input gradients by digits.
     """
 def bias_update(grad_currents: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32]) -> None:
     """

@@ -248,7 +248,6 @@ TEST(Synapse, AutomaticBackwardIsSampledWhereFewGradientsAreNeeded) {
       return bits_of(run_backward(layer, gradients, weight, mask, kernel));
     };
     EXPECT_EQ(by(few, Kernel::automatic), by(few, Kernel::sampled));
-    EXPECT_EQ(by(few, Kernel::digits), by(few, Kernel::sampled));
     EXPECT_EQ(by(many, Kernel::automatic), by(many, Kernel::dense));
     EXPECT_EQ(by({}, Kernel::sampled), by({}, Kernel::automatic));
     EXPECT_NE(by(few, Kernel::sampled), by(few, Kernel::dense));

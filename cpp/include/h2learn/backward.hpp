@@ -14,7 +14,8 @@ namespace h2learn {
 /// [images, words_for(in_features)]; where its bit is 0 the result is exactly +0.
 /// `Kernel::event` skips exact zeros of grad_currents; `Kernel::lut` runs dense, as the chip's
 /// backward engine has no tables. `Kernel::sampled`, and `Kernel::automatic` where needs_few(),
-/// compute only what the mask needs.
+/// compute only what the mask needs. `Kernel::digits` adds integers (digits.hpp), or runs as
+/// `Kernel::automatic` where backward_has_digits() says no.
 ///
 /// Order of additions. Term k = tap * outputs_per_group + n ascends, in blocks of sum_block whose
 /// sums are added in ascending order. Within a block, terms are added one after the other from +0;

@@ -1,6 +1,7 @@
-// Currents from spikes by exact integer sums: Kernel::digits. A weight column becomes fixed-point
-// numbers of three or four signed 8-bit digits and one power of two, which is the form that
-// integer dot products take; nothing is rounded between the weight and the finished current.
+// Currents from spikes, and input gradients, by exact integer sums: Kernel::digits. A weight column
+// becomes fixed-point numbers of three or four signed 8-bit digits and one power of two, which is
+// the form that integer dot products take; nothing is rounded between the weight and the finished
+// current.
 //
 // Arithmetic (part of the contract: the same bits whatever the instruction set, the number of
 // threads and the order of additions, since integer sums have none). For output channel n, with D
@@ -39,6 +40,24 @@
 // column's error shrinks beside that of float32 sums as spikes become many, hence sqrt(n); and n
 // must be large because weights of one magnitude are all rounded the same way, so that their errors
 // add up. tests/python/test_precision.py holds all kernels to it.
+//
+// Input gradients have digits on both sides. Each image's gradients g at the currents have one e_g,
+// as above with D = 4, over the whole image (of a linear layer, a row), and the weights w one e_w
+// for each input channel, over all taps and output channels. With d_i those of g and v_j of w:
+//   S_o      = sum over taps and output channels of sum over i + j = o of d_i * v_j,  o = 3 .. 6
+//   gradient = float(double(sum_o 2^(8 (o - 3)) S_o) * 2^(24 - e_g - e_w)),
+// +0 where the mask has no bit. Products of order 0 to 2 are left out: below 2^32, beside products
+// of whole numbers of up to 2^62.
+// So are computed calls with strides of 1, not of depthwise layers, of fewer than
+// backward_terms_limit terms, in which with the mean exponents m_g and m_w of numbers that are not
+// zero (an image's, a channel's),
+//   2^-e_g <= 2^-22 * 2^m_g  in every image,  2^-e_w <= 2^-22 * 2^m_w  for every input channel, and
+//   2^(-e_g - e_w) <= 2^-45 * 2^(m_g + m_w)  of the worst of either;
+// images and channels of zeros meet all. All other calls run as Kernel::automatic. The last
+// condition bounds what the products left out amount to. It is measured as the others are, on the
+// same families and on gradients whose size differs by position; there the error is at most twice
+// float32's, or below 2^-24. It is no bound for numbers made to defy it: where all gradients and
+// all weights have the same digits but for one outlier each, what is left out adds up.
 #pragma once
 
 #include <cstdint>
@@ -58,5 +77,13 @@ constexpr std::int64_t digits_sum_limit = std::int64_t{1} << 24;
 /// max_digits_planes planes, or a fan-in beyond digits_sum_limit.
 /// Throws std::invalid_argument when the geometry is impossible or a weight is not finite.
 int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes = 1);
+
+/// Terms of an input gradient, taps times outputs of a group, stay below this, so that four sums
+/// of digit products fit 32 bits together.
+constexpr std::int64_t backward_terms_limit = std::int64_t{1} << 15;
+
+/// Whether Kernel::digits computes these input gradients by digits. Arguments as backward()'s.
+bool backward_has_digits(const Geometry& geometry, const float* grad_currents, std::int64_t images,
+                         const float* weight);
 
 }  // namespace h2learn

@@ -12,7 +12,7 @@ enum class Kernel {
   event,      ///< walks set bits (or non-zero values) and adds weight rows
   dense,      ///< multiplies every element
   lut,        ///< tables of partial sums, indexed by packed spikes, as the accelerator does
-  digits,     ///< weights as signed 8-bit digits, exact integer sums (digits.hpp)
+  digits,     ///< signed 8-bit digits, exact integer sums (digits.hpp)
   sampled,    ///< input gradients one by one, only those that are needed; all else automatic
 };
 

@@ -11,6 +11,7 @@
 #include "kernels/digits_amx.hpp"
 #include "kernels/digits_bytes.hpp"
 #include "kernels/digits_outer.hpp"
+#include "kernels/digits_pack.hpp"
 #include "kernels/digits_tile.hpp"
 #include "scratch.hpp"
 
@@ -35,12 +36,6 @@ void pack_column(const float* weight, std::int64_t fan_in, double scale, std::ui
       words[(place >> 2) * (4 * digits_panel_columns) + (place & 3)] = numbers[i];
     }
   }
-}
-
-/// Byte `digit` of every word.
-void store_digit(const std::uint32_t* words, std::int64_t count, int digit, std::int8_t* to) {
-  for (std::int64_t i = 0; i < count; ++i)
-    to[i] = static_cast<std::int8_t>(words[i] >> (8 * digit));
 }
 
 // ---- The product
@@ -250,7 +245,7 @@ void pack(const DigitsPanels& to, std::int64_t fan_in, const float* weight, cons
           const std::int32_t* places) {
   const std::uint32_t offset = to.digits == 3 ? 0x00808080 : 0x80808080;
   const std::int64_t words = to.digit_bytes();
-  const int threads = to.size() < parallel_from ? 1 : omp_get_max_threads();
+  const int threads = to.size() < digits_parallel_from ? 1 : omp_get_max_threads();
   auto* const memory = static_cast<std::uint32_t*>(scratch(
       ScratchSlot::operands, static_cast<std::size_t>(threads * words) * sizeof(std::uint32_t)));
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -273,7 +268,7 @@ void product(const DigitsProduct& product) {
   const GatheredRows& rows = product.rows;
   const std::int64_t work =
       rows.images * rows.positions * rows.groups * product.panels.columns * product.panels.length;
-  const int threads = work < parallel_from ? 1 : omp_get_max_threads();
+  const int threads = work < digits_parallel_from ? 1 : omp_get_max_threads();
   const Cut shape = cut(product, threads);
   const auto bytes = round_up(task_bytes(rows.windows, shape.images, shape.rows), 64);
   auto* const memory = static_cast<std::uint8_t*>(
@@ -304,8 +299,8 @@ constexpr std::int64_t run_step = tile_bytes;
 constexpr std::int64_t run_step = 4;
 #endif
 
-extern const DigitsKernels digits_kernels = {run_step,      pack,      product,
-                                             measure_outer, add_outer, finish_outer};
+extern const DigitsKernels digits_kernels = {
+    run_step, pack, product, measure_outer, add_outer, finish_outer, &backward_kernels};
 
 }  // namespace H2LEARN_TARGET
 }  // namespace h2learn

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/digits_backward.hpp"
 #include "kernels/synapse.hpp"
 
 namespace h2learn {
@@ -131,6 +132,7 @@ struct DigitsKernels {
                     const double* factors, bool first);
   /// `sums` to grad_weight.
   void (*finish_outer)(const DigitsOuter& outer);
+  const BackwardKernels* backward;
 };
 
 // Unlike other concepts, this one has a table of its own for every target (dispatch.hpp).

@@ -317,7 +317,8 @@ void finish_channels(const DigitsOuter& outer, std::int64_t group, std::int64_t 
                      std::int64_t channel) {
   const std::int64_t channels = outer.rows.windows.channels;
   const std::int64_t in_group = panel * digits_panel_columns;
-  const double* const sums = outer.sums + (group * outer.panel_count() + panel) * outer.panel_sums();
+  const double* const sums =
+      outer.sums + (group * outer.panel_count() + panel) * outer.panel_sums();
   for (std::int64_t n = 0; n < least(digits_panel_columns, outer.columns - in_group); ++n) {
     float* to = outer.grad_weight +
                 ((group * outer.columns + in_group + n) * channels + channel) * outer.taps;
@@ -334,7 +335,8 @@ void measure_outer(const DigitsOuter& outer, const OuterBlock& block, const Colu
   const std::int64_t images =
       least(block.stacks * step_images, outer.rows.images - block.first_image);
   const std::int64_t positions = block.rows * outer.out_width;
-  const int threads = images * positions * columns < parallel_from ? 1 : omp_get_max_threads();
+  const int threads =
+      images * positions * columns < digits_parallel_from ? 1 : omp_get_max_threads();
   const auto bytes = static_cast<std::size_t>(threads * 3 * columns) * sizeof(std::int32_t);
   auto* const memory = static_cast<std::int32_t*>(scratch(ScratchSlot::inputs, bytes));
   __builtin_memset(memory, 0, bytes);
@@ -368,7 +370,7 @@ void add_outer(const DigitsOuter& outer, const OuterBlock& block, const float* s
   const std::int64_t steps = block.stacks * block.rows * outer.out_width;
   const std::int64_t work =
       steps * step_images * outer.taps * windows.channels * outer.all_columns();
-  const int threads = work < parallel_from ? 1 : omp_get_max_threads();
+  const int threads = work < digits_parallel_from ? 1 : omp_get_max_threads();
   const std::int64_t tasks = blocks_of(outer.byte_rows(), task_channels(outer));
   auto* const memory = static_cast<std::int32_t*>(
       scratch(ScratchSlot::inputs,
@@ -403,7 +405,7 @@ void add_outer(const DigitsOuter& outer, const OuterBlock& block, const float* s
 void finish_outer(const DigitsOuter& outer) {
   const std::int64_t tiles = outer.byte_rows() / tile_windows;
   const std::int64_t weights = outer.all_columns() * outer.rows.windows.channels * outer.taps;
-  const int threads = weights < parallel_from ? 1 : omp_get_max_threads();
+  const int threads = weights < digits_parallel_from ? 1 : omp_get_max_threads();
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (std::int64_t t = 0; t < outer.rows.groups * outer.panel_count() * tiles; ++t) {
     finish_channels(outer, t / tiles / outer.panel_count(), t / tiles % outer.panel_count(),

@@ -17,7 +17,7 @@ constexpr std::int64_t tile_sums = tile_windows * digits_panel_columns;
 constexpr int most_digits = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
-constexpr std::int64_t parallel_from = std::int64_t{1} << 20;
+constexpr std::int64_t digits_parallel_from = std::int64_t{1} << 20;
 
 /// Sums of one tile: [digits][tile_windows][columns].
 typedef std::int32_t TileSums[most_digits * tile_sums];
@@ -28,17 +28,6 @@ struct TileRows {
   std::int64_t step;
   std::int64_t count;
 };
-
-/// 1.5 * 2^52: a double near it has units of one, so adding it rounds to a whole number, halves to
-/// even, and leaves that number, modulo 2^32, in the lowest bits.
-constexpr double rounding = 6755399441055744.0;
-
-/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
-/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
-H2LEARN_INLINE std::uint32_t digits_word(float weight, double scale, std::uint32_t offset) {
-  const double number = static_cast<double>(weight) * scale + rounding;
-  return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
-}
 
 /// What one window's sums, digit by digit, make for column n, times its factor.
 template <int digits>

@@ -148,4 +148,58 @@ void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
   }
 }
 
+void backward_digits(const Geometry& geometry, const float* grad_currents, std::int64_t images,
+                     const float* weight, const std::uint64_t* mask, float* grad_inputs) {
+  const std::vector<std::int32_t> output_of_input = geometry.output_of_input();
+  const std::int64_t taps = geometry.taps();
+  const std::int64_t outputs = geometry.outputs_per_group();
+  const std::int64_t channels = geometry.channels_per_group();
+  std::vector<Column> rows;
+  for (std::int64_t image = 0; image < images; ++image) {
+    rows.push_back(column_of(grad_currents + image * geometry.out_features(),
+                             geometry.out_features(), most_digits));
+  }
+  for (std::int64_t c = 0; c < geometry.in_channels; ++c) {
+    const std::int64_t first_output = c / channels * outputs;
+    std::vector<float> weights;
+    for (std::int64_t n = 0; n < outputs; ++n) {
+      const float* const from = weight + ((first_output + n) * channels + c % channels) * taps;
+      weights.insert(weights.end(), from, from + taps);
+    }
+    const Column column = column_of(weights.data(), outputs * taps, most_digits);
+    for (std::int64_t image = 0; image < images; ++image) {
+      const Column& row = rows[static_cast<std::size_t>(image)];
+      for (std::int64_t position = 0; position < geometry.in_positions(); ++position) {
+        const std::int64_t feature = position * geometry.in_channels + c;
+        float& result = grad_inputs[image * geometry.in_features() + feature];
+        result = 0;
+        if (mask != nullptr) {
+          const std::uint64_t* const words = mask + image * words_for(geometry.in_features());
+          if ((words[feature / word_bits] >> (feature % word_bits) & 1) == 0) continue;
+        }
+        std::int64_t total = 0;  // of products of order 3 and more, times 2^-24
+        for (std::int64_t tap = 0; tap < taps; ++tap) {
+          const std::int64_t output =
+              output_of_input[static_cast<std::size_t>(position * taps + tap)];
+          if (output < 0) continue;
+          for (std::int64_t n = 0; n < outputs; ++n) {
+            const Digits& g = row.weights[static_cast<std::size_t>(output * geometry.out_channels +
+                                                                   first_output + n)];
+            const Digits& w = column.weights[static_cast<std::size_t>(n * taps + tap)];
+            for (int i = 0; i < most_digits; ++i) {
+              for (int j = most_digits - 1 - i; j < most_digits; ++j) {
+                const auto product =
+                    g[static_cast<std::size_t>(i)] * w[static_cast<std::size_t>(j)];
+                total += product << (8 * (i + j - (most_digits - 1)));
+              }
+            }
+          }
+        }
+        result = static_cast<float>(static_cast<double>(total) *
+                                    std::ldexp(1.0, 24 - row.exponent - column.exponent));
+      }
+    }
+  }
+}
+
 }  // namespace h2learn::reference

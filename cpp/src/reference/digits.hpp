@@ -17,4 +17,8 @@ void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
                           const PackedView& spikes, float scale, const float* grad_currents,
                           float* grad_weight);
 
+/// Arguments are backward()'s, validated; for strides of 1.
+void backward_digits(const Geometry& geometry, const float* grad_currents, std::int64_t images,
+                     const float* weight, const std::uint64_t* mask, float* grad_inputs);
+
 }  // namespace h2learn::reference
