@@ -18,7 +18,7 @@ namespace {
 
 /// The thresholds of digits.hpp, as powers of two.
 constexpr double least_precision = -22;
-constexpr double least_precision_of_both = -45;
+constexpr double least_precision_of_both = -50;
 
 constexpr int exponent_bias = 127;
 constexpr std::int32_t infinity_bits = 0x7f800000;

@@ -124,7 +124,10 @@ TEST(DigitsBackward, EveryDigitAtItsLimitAddsUp) {
       Floats weight(size(layer.geometry.weights()), value);
       for (std::int64_t i = 0; i < layer.images; ++i) gradients[size(i * terms)] = 0x7f7f7fp8F;
       for (std::int64_t c = 0; c < 17; ++c) weight[size(c)] = 0x7f7f7fp8F;
-      ASSERT_TRUE(has_digits(layer, gradients, weight));
+      // Where all numbers but the first are small on both sides, what is left out would add up.
+      const bool small = std::abs(gradient) < 0x1p30F && std::abs(value) < 0x1p30F;
+      ASSERT_EQ(has_digits(layer, gradients, weight), !small);
+      if (small) continue;
       expect_same_everywhere([&] { return bits_of(run(layer, gradients, weight)); });
     }
   }

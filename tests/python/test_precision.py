@@ -37,10 +37,15 @@ def sparse(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
     return rng.normal(size=(inputs, outputs)) * (rng.random((inputs, outputs)) < 0.1)
 
 
-def outlier(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
-    weight = rng.normal(size=(inputs, outputs))
-    weight[rng.integers(inputs, size=outputs), np.arange(outputs)] *= 1000
-    return weight
+def outlier(factor: float) -> Maker:
+    """One weight of each output is so much larger."""
+
+    def make(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+        weight = rng.normal(size=(inputs, outputs))
+        weight[rng.integers(inputs, size=outputs), np.arange(outputs)] *= factor
+        return weight
+
+    return make
 
 
 def ternary(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
@@ -57,7 +62,7 @@ FAMILIES: dict[str, Maker] = {
     "lognormal 3": lognormal(3),
     "lognormal 4": lognormal(4),
     "sparse": sparse,
-    "outlier": outlier,
+    "outlier": outlier(1000),
     "signs": sign,
     "ternary": ternary,
     "equal": lambda rng, inputs, outputs: np.ones((inputs, outputs)),
@@ -150,7 +155,7 @@ class Layer:
         return errors(self.currents(kernel), self.exact) / np.maximum(2 * allowed, ROUNDING)
 
 
-class Gradients(Layer):
+class WeightGradients(Layer):
     """The same numbers as a weight gradient: `inputs` images' gradients, and the spikes that meet
     them at one input each."""
 
@@ -217,7 +222,7 @@ def test_errors_beside_float32_sums(family, inputs, rate, unit, seed):
 @example(family="normal", images=64, rate=0.01, unit=0.51, seed=0)
 @example(family="normal", images=16384, rate=0.5, unit=0.99, seed=0)
 def test_errors_of_weight_gradients_by_digits(family, images, rate, unit, seed):
-    layer = Gradients(family, images, rate, seed, unit, rows=64)
+    layer = WeightGradients(family, images, rate, seed, unit, rows=64)
     ratios = layer.ratios("digits")
     assert ratios.max() <= 1, f"{ratios} of what is allowed, {layer.digits()} digits"
     if layer.digits() == 0:
@@ -312,7 +317,9 @@ def trained(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
     return rng.laplace(size=(inputs, outputs)) * np.exp(0.5 * rng.normal(size=(inputs, 1)))
 
 
-WEIGHTS: dict[str, Maker] = {**FAMILIES, "trained": trained}
+WEIGHTS: dict[str, Maker] = {
+    **FAMILIES, "trained": trained, "outlier 30": outlier(30), "outlier 100": outlier(100)
+}  # fmt: skip
 
 
 class Gradients:
@@ -355,6 +362,8 @@ class Gradients:
 )
 @example(gradients="active", weights="trained", terms=4608, positions=64, seed=0)
 @example(gradients="lognormal 1", weights="lognormal 1", terms=9216, positions=64, seed=0)
+@example(gradients="outlier 100", weights="outlier 30", terms=1152, positions=16, seed=0)
+@example(gradients="outlier 30", weights="outlier 30", terms=1152, positions=16, seed=0)
 def test_errors_of_input_gradients_beside_float32_sums(gradients, weights, terms, positions, seed):
     layer = Gradients(gradients, weights, terms, positions, seed)
     if not layer.has_digits():

@@ -52,12 +52,12 @@
 // backward_terms_limit terms, in which with the mean exponents m_g and m_w of numbers that are not
 // zero (an image's, a channel's),
 //   2^-e_g <= 2^-22 * 2^m_g  in every image,  2^-e_w <= 2^-22 * 2^m_w  for every input channel, and
-//   2^(-e_g - e_w) <= 2^-45 * 2^(m_g + m_w)  of the worst of either;
+//   2^(-e_g - e_w) <= 2^-50 * 2^(m_g + m_w)  of the worst of either;
 // images and channels of zeros meet all. All other calls run as Kernel::automatic. The last
-// condition bounds what the products left out amount to. It is measured as the others are, on the
-// same families and on gradients whose size differs by position; there the error is at most twice
-// float32's, or below 2^-24. It is no bound for numbers made to defy it: where all gradients and
-// all weights have the same digits but for one outlier each, what is left out adds up.
+// condition bounds what the products left out amount to: where all gradients and all weights have
+// the same digits but for one outlier each, which is the worst, 3 * 2^-20 of a sum's terms. It is
+// measured as the others are, on the same families and on gradients whose size differs by position;
+// there the error is at most twice float32's, or below 2^-24.
 #pragma once
 
 #include <cstdint>
