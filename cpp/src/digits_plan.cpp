@@ -6,41 +6,11 @@
 #include <cstddef>
 
 #include "h2learn/digits.hpp"
+#include "kernels/digits.hpp"
 #include "synapse_checks.hpp"
 
 namespace h2learn {
 namespace {
-
-/// What the choice of digits looks at in one column.
-struct Column {
-  std::int32_t largest_bits = 0;  ///< of the largest magnitude, as a float's
-  std::int64_t exponents = 0;     ///< sum of floor(log2 |w|) over weights that are not zero
-  std::int64_t count = 0;         ///< of these
-};
-
-/// Integers only, in simple loops, so that the compiler vectorises them.
-Column measure(const float* weight, std::int64_t length) {
-  constexpr int bias = 127;
-  constexpr int mantissa_bits = 23;
-  constexpr std::int64_t chunk = std::int64_t{1} << 20;  // whose exponents add up in 32 bits
-  Column column;
-  for (std::int64_t begin = 0; begin < length; begin += chunk) {
-    const std::int64_t end = std::min(length, begin + chunk);
-    std::int32_t largest = 0;
-    std::int32_t exponents = 0;
-    std::int32_t count = 0;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int32_t bits = std::bit_cast<std::int32_t>(weight[i]) & 0x7fffffff;
-      largest = std::max(largest, bits);
-      exponents += bits >> mantissa_bits;
-      count += bits != 0;
-    }
-    column.largest_bits = std::max(column.largest_bits, largest);
-    column.exponents += exponents - std::int64_t{count} * bias;
-    column.count += count;
-  }
-  return column;
-}
 
 /// The thresholds of digits.hpp, as powers of two; and their measure: log2 of the step 2^-e beside
 /// the typical weight 2^g.
@@ -48,7 +18,7 @@ constexpr double three_digits_from = -26;
 constexpr std::int64_t three_digits_least_weights = 16384;
 constexpr double four_digits_from = -22;
 
-bool enough_digits(const Column& column, int exponent, int digits) {
+bool enough_digits(const DigitsColumn& column, int exponent, int digits) {
   const auto count = static_cast<double>(column.count);
   const double typical = static_cast<double>(column.exponents) / count;
   const double step = -exponent - typical;
@@ -83,14 +53,15 @@ int exponent_of(float magnitude, int digits) {
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;
-  std::vector<Column> measured(static_cast<std::size_t>(columns));
+  const DigitsKernels& kernels = detail::pick_digits_kernels();
+  std::vector<DigitsColumn> measured(static_cast<std::size_t>(columns));
   constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
 #pragma omp parallel for schedule(static) if (columns * length >= parallel_from)
   for (std::int64_t n = 0; n < columns; ++n) {
-    measured[static_cast<std::size_t>(n)] = measure(weight + n * length, length);
+    measured[static_cast<std::size_t>(n)] = kernels.measure(weight + n * length, length);
   }
   constexpr std::int32_t infinity_bits = 0x7f800000;
-  for (const Column& column : measured) {
+  for (const DigitsColumn& column : measured) {
     if (column.largest_bits >= infinity_bits) require_finite("weight", weight, columns * length);
   }
   Quantization chosen;

@@ -11,11 +11,38 @@
 #include "kernels/digits_amx.hpp"
 #include "kernels/digits_bytes.hpp"
 #include "kernels/digits_tile.hpp"
+#include "kernels/streaming.hpp"
 #include "kernels/transpose.hpp"
 #include "scratch.hpp"
 
 namespace h2learn {
 namespace {
+
+// ---- The weights' magnitudes
+
+/// Integers only, in simple loops, so that the compiler vectorises them.
+DigitsColumn measure(const float* weight, std::int64_t length) {
+  constexpr int bias = 127;
+  constexpr int mantissa_bits = 23;
+  constexpr std::int64_t chunk = std::int64_t{1} << 20;  // whose exponents add up in 32 bits
+  DigitsColumn column = {};
+  for (std::int64_t begin = 0; begin < length; begin += chunk) {
+    const std::int64_t end = least(length, begin + chunk);
+    std::int32_t largest = 0;
+    std::int32_t exponents = 0;
+    std::int32_t count = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int32_t bits = __builtin_bit_cast(std::int32_t, weight[i]) & 0x7fffffff;
+      largest = bits > largest ? bits : largest;
+      exponents += bits >> mantissa_bits;
+      count += bits != 0;
+    }
+    column.largest_bits = largest > column.largest_bits ? largest : column.largest_bits;
+    column.exponents += exponents - std::int64_t{count} * bias;
+    column.count += count;
+  }
+  return column;
+}
 
 // ---- Packing
 
@@ -90,10 +117,11 @@ H2LEARN_INLINE void store_digits(const DigitsPanels& to, const std::int32_t* wor
 
 // ---- The product
 
-/// Windows of a task: many enough to use a panel often, few enough for their bytes to stay near.
+/// Windows of a task: many enough to use a panel often, few enough for their bytes to stay in the
+/// second-level cache.
 constexpr std::int64_t most_task_windows = 512;
 constexpr std::int64_t least_task_windows = 32;
-constexpr std::int64_t most_task_bytes = 256 * 1024;
+constexpr std::int64_t most_task_bytes = 1024 * 1024;
 constexpr std::int64_t tasks_per_thread = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
@@ -169,16 +197,21 @@ Cut cut(const DigitsProduct& product, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
   const std::int64_t width = rows.windows.width;
   const std::int64_t height = rows.windows.height;
-  const std::int64_t share = threads == 1
-                                 ? most_task_windows
-                                 : rows.images * rows.positions / (threads * tasks_per_thread);
+  // Threads share panels rather than windows where panels come from beyond the second-level cache.
+  const std::int64_t row_parts = product.panels.size() > most_task_bytes ? 1 : tasks_per_thread;
+  const std::int64_t share =
+      threads == 1 ? most_task_windows : rows.images * rows.positions / (threads * row_parts);
   const std::int64_t wanted = least(most(share, least_task_windows), most_task_windows);
   Cut shape = {};
   shape.images = 1;
   shape.rows = height;
   if (wanted >= rows.positions) {
     const std::int64_t image_bytes = task_image_bytes(rows.windows, height);
-    shape.images = most(least(wanted / rows.positions, most_task_bytes / image_bytes), 1);
+    const std::int64_t most_images =
+        most(least(wanted / rows.positions, most_task_bytes / image_bytes), 1);
+    // Tasks of nearly one size, and a linear layer's of whole pairs of tiles.
+    const std::int64_t even = blocks_of(rows.images, blocks_of(rows.images, most_images));
+    shape.images = rows.positions == 1 ? round_up(even, 2 * tile_windows) : even;
   } else {
     shape.rows = blocks_of(height, blocks_of(height, most(wanted / width, 1)));
   }
@@ -203,29 +236,6 @@ Task task_of(const DigitsProduct& product, const Cut& shape, std::int64_t number
           least(shape.panels, product.panels.panels() - panel)};
 }
 
-/// Sums of one window, digit by digit, to the currents of one panel's columns.
-template <int digits>
-H2LEARN_INLINE void finish_window(const std::int32_t* sums, const double* factors,
-                                  const float* bias, std::int64_t columns, float* out) {
-  float currents[digits_panel_columns];
-  for (int n = 0; n < digits_panel_columns; ++n) {
-    const auto sum = [&](int d) { return static_cast<double>(sums[d * tile_sums + n]); };
-    // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is
-    // rounded, to what an exact sum would be rounded to.
-    const double low = sum(0) + 256 * sum(1);
-    double high = sum(2);
-    if constexpr (digits == 4) high += 256 * sum(3);
-    currents[n] = static_cast<float>((low + 65536 * high) * factors[n]);
-  }
-  if (columns == digits_panel_columns && bias == nullptr) {
-    __builtin_memcpy(out, currents, sizeof currents);
-  } else if (bias == nullptr) {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n];
-  } else {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n] + bias[n];
-  }
-}
-
 /// Where a tile's windows go, and how many they are.
 struct TilePlace {
   std::int64_t line;
@@ -237,22 +247,95 @@ struct TilePlace {
 struct PanelColumns {
   std::int64_t first;
   std::int64_t count;
-  const float* bias;  ///< or null
-  float* out;
+  bool has_bias;
+  // The last panel's may end before its columns do.
+  float bias[digits_panel_columns];
   double factors[digits_panel_columns];
 };
 
-PanelColumns columns_of(const DigitsProduct& product, const Task& task, std::int64_t panel) {
+PanelColumns columns_of(const DigitsProduct& product, std::int64_t group, std::int64_t panel) {
   const std::int64_t in_group = panel * digits_panel_columns;
   PanelColumns columns = {};
-  columns.first = task.group * product.panels.columns + in_group;
+  columns.first = group * product.panels.columns + in_group;
   columns.count = least(digits_panel_columns, product.panels.columns - in_group);
-  columns.bias = product.bias == nullptr ? nullptr : product.bias + columns.first;
-  // The last panel's factors may end before its columns do.
+  columns.has_bias = product.bias != nullptr;
   for (std::int64_t n = 0; n < columns.count; ++n) {
     columns.factors[n] = product.factors[columns.first + n];
+    if (columns.has_bias) columns.bias[n] = product.bias[columns.first + n];
   }
   return columns;
+}
+
+constexpr int half_lanes = lanes / 2;
+typedef float HalfFloats __attribute__((vector_size(vector_bytes / 2)));
+typedef std::int32_t UnalignedHalfInts
+    __attribute__((vector_size(vector_bytes / 2), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(vector_bytes)));
+typedef double UnalignedDoubles __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+
+/// Half a vector of integers, converted while they are loaded: it takes no shuffle. (GCC makes two
+/// halves of __builtin_convertvector.)
+H2LEARN_INLINE Doubles load_doubles(const std::int32_t* from) {
+#if defined(__AVX512F__)
+  // The mask of all lanes is for GCC, whose plain conversion begins with an uninitialised vector.
+  const __m256i integers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_maskz_cvtepi32_pd(0xff, integers);
+#else
+  return __builtin_convertvector(*reinterpret_cast<const UnalignedHalfInts*>(from), Doubles);
+#endif
+}
+
+H2LEARN_INLINE Floats join(HalfFloats low, HalfFloats high) {
+#if defined(__AVX512F__)
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#else
+  Floats both;
+  __builtin_memcpy(&both, &low, sizeof low);
+  __builtin_memcpy(reinterpret_cast<char*>(&both) + sizeof low, &high, sizeof high);
+  return both;
+#endif
+}
+
+/// Sums of half a vector of columns, digit by digit, to currents without bias.
+template <int digits>
+H2LEARN_INLINE HalfFloats currents_of(const std::int32_t* sums, const double* factors) {
+  const auto sum = [&](int d) { return load_doubles(sums + d * tile_sums); };
+  // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is
+  // rounded, to what an exact sum would be rounded to.
+  const Doubles low = sum(0) + 256.0 * sum(1);
+  Doubles high = sum(2);
+  if constexpr (digits == 4) high += 256.0 * sum(3);
+  const Doubles currents =
+      (low + 65536.0 * high) * *reinterpret_cast<const UnalignedDoubles*>(factors);
+  return __builtin_convertvector(currents, HalfFloats);
+}
+
+/// Sums of one window to the currents of one panel's columns.
+template <int digits>
+H2LEARN_INLINE void finish_window(const std::int32_t* sums, const PanelColumns& columns,
+                                  bool streaming, float* out) {
+  for (int n = 0; n < digits_panel_columns; n += lanes) {
+    if (n >= columns.count) break;
+    Floats currents =
+        join(currents_of<digits>(sums + n, columns.factors + n),
+             currents_of<digits>(sums + n + half_lanes, columns.factors + n + half_lanes));
+    if (columns.has_bias) currents += load(columns.bias + n);
+    if (streaming) {
+      put(out + n, currents, true);
+    } else {
+      store_first(out + n, currents, columns.count - n);
+    }
+  }
+}
+
+/// Whether currents go past the caches. They are written a panel's columns at a time, which are too
+/// few for a processor to see that it need not read the line. A thread's part of a fused layer
+/// (fused_forward.cpp) is read again at once, and stays.
+bool streams(const DigitsProduct& product) {
+  constexpr std::int64_t from_floats = std::int64_t{1} << 21;  // such a part, for each thread
+  const std::int64_t row = product.panels.groups * product.panels.columns;
+  return product.rows.images * product.rows.positions * row > from_floats * omp_get_max_threads() &&
+         product.panels.columns % digits_panel_columns == 0 && aligned_for_streaming(product.out);
 }
 
 /// Makes currents of a pair of tiles' sums, some windows at a time: AMX's tiles multiply on their
@@ -265,6 +348,7 @@ class Finish {
         out_(product.out + (task.first_image * product.rows.positions +
                             task.first_row * product.rows.windows.width) *
                                row_),
+        streaming_(streams(product)),
         lines_(lines),
         windows_of_line_(task.images * task.rows * product.rows.windows.width / lines.count) {}
 
@@ -283,7 +367,7 @@ class Finish {
   H2LEARN_INLINE void advance(std::int64_t rows) {
     for (; rows > 0 && tile_ < count_; --rows) {
       if (inside_ < lines_.valid) {
-        finish_window<digits>(sums_, columns_.factors, columns_.bias, columns_.count, to_);
+        finish_window<digits>(sums_, columns_, streaming_, to_);
         to_ += row_;
       }
       if (++inside_ == lines_.unit) inside_ = 0;
@@ -312,6 +396,7 @@ class Finish {
 
   std::int64_t row_;  ///< floats of the currents of a window
   float* out_;        ///< of the task's first window
+  bool streaming_;
   Lines lines_;
   std::int64_t windows_of_line_;
   PanelColumns columns_ = {};
@@ -356,7 +441,7 @@ void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* byte
     const std::int8_t* const panel =
         product.panels.bytes +
         (task.group * product.panels.panels() + p) * product.panels.panel_bytes();
-    const PanelColumns columns = columns_of(product, task, p);
+    const PanelColumns columns = columns_of(product, task.group, p);
     for (std::int64_t t = 0; t < all_tiles; t += 2) {
       const std::int64_t count = least(2, all_tiles - t);
       TilePlace place[2];
@@ -440,6 +525,7 @@ void product(const DigitsProduct& product) {
       const Task task = task_of(product, shape, t);
       product.panels.digits == 3 ? run_task<3>(product, task, mine)
                                  : run_task<4>(product, task, mine);
+      finish_streaming();
     }
 #if defined(__AMX_INT8__)
     if (by_tiles(product)) release_tiles();
@@ -457,7 +543,7 @@ constexpr std::int64_t run_step = tile_bytes;
 constexpr std::int64_t run_step = 4;
 #endif
 
-extern const DigitsKernels digits_kernels = {run_step, pack, product};
+extern const DigitsKernels digits_kernels = {run_step, pack, product, measure};
 
 }  // namespace H2LEARN_TARGET
 }  // namespace h2learn

@@ -31,6 +31,13 @@ struct DigitsPanels {
   [[gnu::always_inline]] std::int64_t size() const { return groups * panels() * panel_bytes(); }
 };
 
+/// What the choice of digits looks at in one column.
+struct DigitsColumn {
+  std::int32_t largest_bits;  ///< of the largest magnitude, as a float's
+  std::int64_t exponents;     ///< sum of floor(log2 |w|) over weights that are not zero
+  std::int64_t count;         ///< of these
+};
+
 /// currents[image, position, group * columns + n], all that the contract says.
 struct DigitsProduct {
   GatheredRows rows;  ///< words, planes and windows; the runs of both are not looked at
@@ -51,6 +58,7 @@ struct DigitsKernels {
   void (*pack)(const DigitsPanels& to, std::int64_t fan_in, const float* weight,
                const double* scales, const std::int32_t* places);
   void (*product)(const DigitsProduct& product);
+  DigitsColumn (*measure)(const float* weight, std::int64_t length);
 };
 
 // Unlike other concepts, this one has a table of its own for every target (dispatch.hpp).
