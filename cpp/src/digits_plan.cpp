@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "h2learn/digits.hpp"
+#include "kernels/digits.hpp"
 #include "synapse_checks.hpp"
 
 namespace h2learn {
@@ -16,35 +17,13 @@ constexpr std::int32_t infinity_bits = 0x7f800000;
 
 std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
 
-/// Integers only, in simple loops, so that the compiler vectorises them.
-ColumnMeasure measure(const float* weight, std::int64_t length) {
-  constexpr std::int64_t chunk = std::int64_t{1} << 20;  // whose exponents add up in 32 bits
-  ColumnMeasure column;
-  for (std::int64_t begin = 0; begin < length; begin += chunk) {
-    const std::int64_t end = std::min(length, begin + chunk);
-    std::int32_t largest = 0;
-    std::int32_t exponents = 0;
-    std::int32_t count = 0;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int32_t bits = magnitude_of(weight[i]);
-      largest = std::max(largest, bits);
-      exponents += bits >> mantissa_bits;
-      count += bits != 0;
-    }
-    column.largest_bits = std::max(column.largest_bits, largest);
-    column.exponents += exponents;
-    column.count += count;
-  }
-  return column;
-}
-
 /// The thresholds of digits.hpp, as powers of two; and their measure: log2 of the step 2^-e beside
 /// the typical weight 2^g.
 constexpr double three_digits_from = -26;
 constexpr std::int64_t three_digits_least_weights = 16384;
 constexpr double four_digits_from = -22;
 
-bool enough_digits(const ColumnMeasure& column, int exponent, int digits) {
+bool enough_digits(const Magnitudes& column, int exponent, int digits) {
   constexpr double bias = 127;
   const auto count = static_cast<double>(column.count);
   const double typical = static_cast<double>(column.exponents) / count - bias;
@@ -77,7 +56,7 @@ int exponent_of(float magnitude, int digits) {
   return std::ldexp(value, exponent) <= limit ? exponent : exponent - 1;
 }
 
-bool choose_exponent(const ColumnMeasure& column, int digits, int& exponent) {
+bool choose_exponent(const Magnitudes& column, int digits, int& exponent) {
   exponent = 0;
   if (column.count == 0) return true;
   if (column.largest_bits >= infinity_bits) return false;
@@ -202,13 +181,10 @@ std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, d
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;
-  std::vector<ColumnMeasure> measured(static_cast<std::size_t>(columns));
-  constexpr std::int64_t parallel_from = std::int64_t{1} << 18;
-#pragma omp parallel for schedule(static) if (columns * length >= parallel_from)
-  for (std::int64_t n = 0; n < columns; ++n) {
-    measured[static_cast<std::size_t>(n)] = measure(weight + n * length, length);
-  }
-  for (const ColumnMeasure& column : measured) {
+  const BackwardKernels& kernels = *detail::pick_digits_kernels().backward;
+  std::vector<Magnitudes> measured(static_cast<std::size_t>(columns));
+  kernels.measure_images(weight, columns, length, measured.data());
+  for (const Magnitudes& column : measured) {
     if (column.largest_bits >= infinity_bits) require_finite("weight", weight, columns * length);
   }
   Quantization chosen;

@@ -28,16 +28,9 @@ struct Quantization {
 /// Throws std::invalid_argument when a weight is not finite.
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes);
 
-/// What the choice of digits looks at in one column.
-struct ColumnMeasure {
-  std::int32_t largest_bits = 0;  ///< of the largest magnitude, as a float's
-  std::int64_t exponents = 0;     ///< sum of the exponent fields of numbers that are not zero
-  std::int64_t count = 0;         ///< of these
-};
-
 /// The column's e for `digits` digits; false where they are too few (digits.hpp), or a number is
 /// not finite.
-bool choose_exponent(const ColumnMeasure& column, int digits, int& exponent);
+bool choose_exponent(const Magnitudes& column, int digits, int& exponent);
 
 /// Adds one row of columns to their measures.
 void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to);

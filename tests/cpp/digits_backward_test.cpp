@@ -24,8 +24,11 @@ bool has_digits(const Layer& layer, const Floats& gradients, const Floats& weigh
   return backward_has_digits(layer.geometry, gradients.data(), layer.images, weight.data());
 }
 
+/// None is so small that a row of few would have too heavy tails.
 Floats gradients_of(const Layer& layer, unsigned seed) {
-  return sparse_floats(layer.images * layer.geometry.out_features(), 0.5, seed);
+  Floats values = sparse_floats(layer.images * layer.geometry.out_features(), 0.5, seed);
+  for (float& value : values) value += value == 0 ? 0 : std::copysign(0.125F, value);
+  return values;
 }
 
 Floats weights_of(const Layer& layer, unsigned seed) {

@@ -2,6 +2,7 @@
 // target against the reference bit by bit, with three and four digits on every shape of layer.
 #include "h2learn/digits.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -199,6 +200,33 @@ TEST(Digits, EveryDigitAndValueAtItsLimitAddsUp) {
       }
     }
   }
+}
+
+TEST(Digits, LargeCurrentsAreTheSameWhereverTheyAreWritten) {
+  // More than 8 MiB, so that aligned ones go past the caches; tasks of several pairs of tiles and
+  // an odd one.
+  const Layer layer = {"", {20, 1, 1, 512}, 2 * 4100 + 7};
+  const std::int64_t floats = layer.images * layer.geometry.out_features();
+  const Spikes spikes(layer, 1, 0.3, 31);
+  const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 32);
+  const Quantization numbers = forced_digits(layer.geometry, weight, 4);
+  constexpr std::int64_t line = 16;
+  Floats memory(size(floats + 2 * line));
+  auto* const aligned =
+      reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
+  expect_same_everywhere([&] {
+    std::vector<std::uint32_t> found;
+    for (float* currents : {aligned, aligned + 1}) {
+      std::fill(memory.begin(), memory.end(), unset);
+      DigitsForward(layer.geometry, 1, weight.data(), nullptr, numbers)
+          .compute(spikes.view(), currents);
+      EXPECT_EQ(currents[floats], unset);
+      const auto bits = bits_of(Floats(currents, currents + floats));
+      EXPECT_TRUE(found.empty() || found == bits);
+      found = bits;
+    }
+    return found;
+  });
 }
 
 TEST(Digits, SmallAndLargeWeightsKeepTheirValue) {

@@ -45,62 +45,55 @@ inline void configure_tiles() {
 
 inline void release_tiles() { _tile_release(); }
 
-/// Calls step(windows' bytes from an origin, panel's bytes) for every 64 bytes of a packed window.
-template <typename Step>
+/// Calls step(windows' bytes from an origin, panel's bytes) for every 64 bytes of a packed window,
+/// from the first to the last or the other way round.
+template <bool upwards, typename Step>
 H2LEARN_INLINE void for_each_step(const DigitsProduct& product, Step step) {
   finish_stores();
-  std::int64_t terms = 0;
-  for (std::int64_t run = 0; run < product.runs; ++run) {
-    const std::int64_t begin = product.run_offsets[run];
+  constexpr std::int64_t step_terms = tile_bytes * digits_panel_columns;
+  std::int64_t terms = upwards ? 0 : product.panels.digit_bytes() - step_terms;
+  for (std::int64_t i = 0; i < product.runs; ++i) {
+    const std::int64_t begin = product.run_offsets[upwards ? i : product.runs - 1 - i];
     for (std::int64_t k = 0; k < product.run_length; k += tile_bytes) {
-      step(begin + k, terms);
-      terms += tile_bytes * digits_panel_columns;
+      step(begin + (upwards ? k : product.run_length - tile_bytes - k), terms);
+      terms += upwards ? step_terms : -step_terms;
     }
   }
 }
 
-/// Two digits of two tiles of windows: each operand loaded is used twice.
-inline void sum_two_digits(const DigitsProduct& product, const TileRows* tiles,
-                           const std::int8_t* panel, std::int32_t* first, std::int32_t* second) {
+/// `digits` (1 or 2) digits of two tiles of windows, from `panel` to `first` and `second`; calls
+/// between() after every step.
+template <int digits, bool upwards, typename Between>
+inline void sum_pair(const DigitsProduct& product, const TileRows* tiles, const std::int8_t* panel,
+                     std::int32_t* first, std::int32_t* second, Between between) {
   const std::int8_t* const next = panel + product.panels.digit_bytes();
   const TileRows& one = tiles[0];
   const TileRows& two = tiles[1];
   _tile_zero(0);
   _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
+  if constexpr (digits == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for_each_step<upwards>(product, [&](std::int64_t bytes, std::int64_t terms) {
     _tile_loadd(4, one.origin + bytes, one.step);
     _tile_loadd(6, panel + terms, tile_bytes);
     _tile_loadd(5, two.origin + bytes, two.step);
-    _tile_loadd(7, next + terms, tile_bytes);
+    if constexpr (digits == 2) _tile_loadd(7, next + terms, tile_bytes);
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 5, 6);
-    _tile_dpbusd(2, 4, 7);
-    _tile_dpbusd(3, 5, 7);
+    if constexpr (digits == 2) {
+      _tile_dpbusd(2, 4, 7);
+      _tile_dpbusd(3, 5, 7);
+    }
+    between();
   });
   _tile_stored(0, first, tile_bytes);
   _tile_stored(1, second, tile_bytes);
-  _tile_stored(2, first + tile_sums, tile_bytes);
-  _tile_stored(3, second + tile_sums, tile_bytes);
-}
-
-/// One digit of two tiles of windows.
-inline void sum_one_digit(const DigitsProduct& product, const TileRows* tiles,
-                          const std::int8_t* panel, std::int32_t* first, std::int32_t* second) {
-  const TileRows& one = tiles[0];
-  const TileRows& two = tiles[1];
-  _tile_zero(0);
-  _tile_zero(1);
-  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
-    _tile_loadd(4, one.origin + bytes, one.step);
-    _tile_loadd(6, panel + terms, tile_bytes);
-    _tile_loadd(5, two.origin + bytes, two.step);
-    _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 5, 6);
-  });
-  _tile_stored(0, first, tile_bytes);
-  _tile_stored(1, second, tile_bytes);
+  if constexpr (digits == 2) {
+    _tile_stored(2, first + tile_sums, tile_bytes);
+    _tile_stored(3, second + tile_sums, tile_bytes);
+  }
 }
 
 /// Operands of add_runs(): rows of a tile lie `stride` bytes apart and a run's steps `step`; the
@@ -159,15 +152,15 @@ H2LEARN_INLINE void add_runs(const OuterTiles& work, const OuterRun* run, const 
 }
 
 /// All digits of one tile of windows.
-template <int digits>
+template <int digits, typename Between>
 inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
-                            const std::int8_t* panel, std::int32_t* sums) {
+                            const std::int8_t* panel, std::int32_t* sums, Between between) {
   const std::int64_t digit_bytes = product.panels.digit_bytes();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for_each_step(product, [&](std::int64_t bytes, std::int64_t terms) {
+  for_each_step<true>(product, [&](std::int64_t bytes, std::int64_t terms) {
     const std::int8_t* const from = panel + terms;
     _tile_loadd(4, rows.origin + bytes, rows.step);
     _tile_loadd(5, from, tile_bytes);
@@ -180,6 +173,7 @@ inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
       _tile_loadd(5, from + 3 * digit_bytes, tile_bytes);
       _tile_dpbusd(3, 4, 5);
     }
+    between();
   });
   _tile_stored(0, sums, tile_bytes);
   _tile_stored(1, sums + tile_sums, tile_bytes);
@@ -188,23 +182,25 @@ inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
 }
 
 /// One or two tiles of windows. Rows beyond a tile's count are read all the same and must be
-/// memory; nobody reads their sums.
+/// memory; nobody reads their sums. Two tiles take two passes, two digits in each: the second goes
+/// back over the windows that the first ended with, and the next pair's first (`odd` in turn) over
+/// the part of the panel that this one's second ended with, which the first-level cache still has.
+template <int digits, typename Between>
 inline void sum_by_tiles(const DigitsProduct& product, const TileRows* tiles, std::int64_t count,
-                         const std::int8_t* panel, TileSums* sums) {
-  const int digits = product.panels.digits;
+                         const std::int8_t* panel, bool odd, TileSums* sums, Between between) {
   if (count == 1) {
-    digits == 3 ? sum_single_tile<3>(product, tiles[0], panel, sums[0])
-                : sum_single_tile<4>(product, tiles[0], panel, sums[0]);
+    sum_single_tile<digits>(product, tiles[0], panel, sums[0], between);
     return;
   }
-  sum_two_digits(product, tiles, panel, sums[0], sums[1]);
   const std::int8_t* const rest = panel + 2 * product.panels.digit_bytes();
   std::int32_t* const first = sums[0] + 2 * tile_sums;
   std::int32_t* const second = sums[1] + 2 * tile_sums;
-  if (digits == 3) {
-    sum_one_digit(product, tiles, rest, first, second);
+  if (odd) {
+    sum_pair<digits - 2, true>(product, tiles, rest, first, second, between);
+    sum_pair<2, false>(product, tiles, panel, sums[0], sums[1], between);
   } else {
-    sum_two_digits(product, tiles, rest, first, second);
+    sum_pair<2, true>(product, tiles, panel, sums[0], sums[1], between);
+    sum_pair<digits - 2, false>(product, tiles, rest, first, second, between);
   }
 }
 

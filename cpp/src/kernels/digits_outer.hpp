@@ -10,6 +10,7 @@
 
 #include "kernels/digits_amx.hpp"
 #include "kernels/digits_bytes.hpp"
+#include "kernels/digits_pack.hpp"
 #include "kernels/digits_tile.hpp"
 #include "kernels/transpose.hpp"
 #include "scratch.hpp"
@@ -118,33 +119,11 @@ void measure_rows(const float* gradients, std::int64_t count, std::int64_t colum
 }
 
 /// round(gradient * 2^e) as the bytes of its digits
-/// (digits_word()). The power of two is the product of two, since that of tiny gradients is no
+/// (digits_words()). The power of two is the product of two, since that of tiny gradients is no
 /// float; neither product is rounded where the number is not 0 anyway.
 H2LEARN_INLINE Ints digit_words(Floats gradients, Floats scale, Floats other_scale) {
   const Ints offset = broadcast(static_cast<std::int32_t>(0x80808080));
   return (round_to_ints(gradients * scale * other_scale) + offset) ^ offset;
-}
-
-/// Four images' words of one vector of columns to their digits: [digit][columns][4 images].
-H2LEARN_INLINE void store_digits(const Ints (&words)[4], std::int64_t digit_bytes,
-                                 std::int8_t* to) {
-  typedef std::uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
-  const Ints bytes = broadcast(0x00ff00ff);
-  const Ints low = broadcast(0x0000ffff);
-  const auto up = [](Ints value, int bits) { return value << bits; };
-  const auto down = [](Ints value, int bits) {
-    return reinterpret_cast<Ints>(reinterpret_cast<Unsigned>(value) >> bits);
-  };
-  const Ints even[2] = {(words[0] & bytes) | up(words[1] & bytes, 8),
-                        (words[2] & bytes) | up(words[3] & bytes, 8)};
-  const Ints odd[2] = {(down(words[0], 8) & bytes) | (words[1] & up(bytes, 8)),
-                       (down(words[2], 8) & bytes) | (words[3] & up(bytes, 8))};
-  const Ints digits[outer_digits] = {
-      (even[0] & low) | up(even[1], 16), (odd[0] & low) | up(odd[1], 16),
-      down(even[0], 16) | (even[1] & ~low), down(odd[0], 16) | (odd[1] & ~low)};
-  for (int d = 0; d < outer_digits; ++d) {
-    *reinterpret_cast<UnalignedInts*>(to + d * digit_bytes) = digits[d];
-  }
 }
 
 /// Digits of all columns of four images at one position; `from` is null where there is no image.
@@ -164,9 +143,12 @@ void pack_images(const DigitsOuter& outer, const float* const (&from)[4], const 
                        : digit_words(load_first(from[i] + first, columns), scale, other_scale);
       }
       const std::int64_t panel = group * outer.panel_count() + column / digits_panel_columns;
-      store_digits(words, outer.digit_bytes(),
-                   outer.panels + panel * outer.panel_bytes() + quad * 4 * digits_panel_columns +
-                       column % digits_panel_columns * 4);
+      exchange_bytes(words);
+      std::int8_t* const to = outer.panels + panel * outer.panel_bytes() +
+                              quad * 4 * digits_panel_columns + column % digits_panel_columns * 4;
+      for (int d = 0; d < outer_digits; ++d) {
+        *reinterpret_cast<UnalignedInts*>(to + d * outer.digit_bytes()) = words[d];
+      }
     }
   }
 }
@@ -268,9 +250,9 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
             const TileRows rows = {bytes + tile * tile_windows * outer.byte_stride +
                                        run.input * step_images + step * offsets[1],
                                    outer.byte_stride, tile_windows};
-            sum_tile_by_vectors(product, rows,
-                                panel + (run.output + step) * step_images * digits_panel_columns,
-                                some);
+            sum_tile_by_vectors<outer_digits>(
+                product, rows, panel + (run.output + step) * step_images * digits_panel_columns,
+                some);
             for (std::int64_t i = 0; i < outer_digits * tile_sums; ++i) to[i] += some[i];
           }
         }

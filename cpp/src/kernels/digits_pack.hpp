@@ -19,6 +19,33 @@ H2LEARN_INLINE std::uint32_t digits_word(float value, double scale, std::uint32_
   return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
 }
 
+/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
+/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
+H2LEARN_INLINE Ints digits_words(Floats weight, double scale, Ints offset) {
+  typedef double Doubles __attribute__((vector_size(2 * vector_bytes)));
+  typedef std::int64_t Longs __attribute__((vector_size(2 * vector_bytes)));
+  const Doubles numbers = __builtin_convertvector(weight, Doubles) * scale + rounding;
+  return (__builtin_convertvector(reinterpret_cast<Longs>(numbers), Ints) + offset) ^ offset;
+}
+
+/// Bytes of four words, one of each of four places, to words of four places' bytes, a digit each.
+H2LEARN_INLINE void exchange_bytes(Ints* words) {
+  const Ints low_bytes = broadcast(0x00ff00ff);
+  const Ints low_half = broadcast(0x0000ffff);
+  Ints even[2];
+  Ints odd[2];
+  for (int i = 0; i < 2; ++i) {
+    const Ints a = words[2 * i];
+    const Ints b = words[2 * i + 1];
+    even[i] = (a & low_bytes) | ((b & low_bytes) << 8);
+    odd[i] = ((a >> 8) & low_bytes) | (b & ~low_bytes);
+  }
+  words[0] = (even[0] & low_half) | (even[1] << 16);
+  words[1] = (odd[0] & low_half) | (odd[1] << 16);
+  words[2] = ((even[0] >> 16) & low_half) | (even[1] & ~low_half);
+  words[3] = ((odd[0] >> 16) & low_half) | (odd[1] & ~low_half);
+}
+
 /// Byte `digit` of every word.
 H2LEARN_INLINE void store_digit(const std::uint32_t* words, std::int64_t count, int digit,
                                 std::int8_t* to) {

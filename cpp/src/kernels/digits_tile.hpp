@@ -105,16 +105,12 @@ inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const s
   }
 }
 
+template <int digits>
 inline void sum_tile_by_vectors(const DigitsProduct& product, const TileRows& rows,
                                 const std::int8_t* panel, std::int32_t* sums) {
   const bool wide = product.rows.planes == 8;
-  if (product.panels.digits == 3) {
-    wide ? sum_tile<3, true>(product, rows, panel, sums)
-         : sum_tile<3, false>(product, rows, panel, sums);
-  } else {
-    wide ? sum_tile<4, true>(product, rows, panel, sums)
-         : sum_tile<4, false>(product, rows, panel, sums);
-  }
+  wide ? sum_tile<digits, true>(product, rows, panel, sums)
+       : sum_tile<digits, false>(product, rows, panel, sums);
 }
 
 }  // namespace
