@@ -142,11 +142,11 @@ void bias_update_rows(const Floats& grad_currents, Floats& out) {
   bias_update(gradients, positions, out_channels, grad_bias);
 }
 
-int weight_digits(const Geometry& geometry, const Floats& weight, std::int64_t planes) {
+bool has_forward_digits(const Geometry& geometry, const Floats& weight, std::int64_t planes) {
   require_size("weight", weight, geometry.weights());
   const float* const weight_data = weight.data();
   const py::gil_scoped_release release;
-  return digits_of(geometry, weight_data, planes);
+  return forward_has_digits(geometry, weight_data, planes);
 }
 
 bool has_backward_digits(const Geometry& geometry, const Floats& grad_currents,
@@ -197,10 +197,9 @@ void bind_synapse(py::module_& m) {
         py::arg("out").noconvert(),
         "out[out_channels]: grad_currents[positions, out_channels] "
         "summed over positions.");
-  m.def("weight_digits", &weight_digits, py::arg("geometry"), py::arg("weight").noconvert(),
-        py::arg("planes") = 1,
-        "Digits with which kernel 'digits' computes this layer's currents: 3, 4, or 0 where it "
-        "leaves them to the float kernels.");
+  m.def("forward_has_digits", &has_forward_digits, py::arg("geometry"),
+        py::arg("weight").noconvert(), py::arg("planes") = 1,
+        "Whether kernel 'digits' computes this layer's currents by digits.");
   m.def("backward_has_digits", &has_backward_digits, py::arg("geometry"),
         py::arg("grad_currents").noconvert(), py::arg("weight").noconvert(),
         "Whether kernel 'digits' computes these input gradients by digits.");

@@ -11,10 +11,10 @@
 #include "synapse_checks.hpp"
 
 namespace h2learn {
-int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes) {
+bool forward_has_digits(const Geometry& geometry, const float* weight, std::int64_t planes) {
   geometry.validate();
   require_array("weight", weight, geometry.weights());
-  return quantize(geometry, weight, planes).digits;
+  return quantize(geometry, weight, planes).applies;
 }
 
 DigitsForward::DigitsForward(const Geometry& geometry, float scale, const float* weight,
@@ -43,7 +43,6 @@ void DigitsForward::pack() {
 
   panels_.groups = geometry_.groups;
   panels_.columns = geometry_.outputs_per_group();
-  panels_.digits = numbers_.digits;
   panels_.length = static_cast<std::int64_t>(run_offsets_.size()) * run_length_;
   panels_.bytes = static_cast<std::int8_t*>(
       scratch(ScratchSlot::weights, static_cast<std::size_t>(panels_.size())));
@@ -52,7 +51,7 @@ void DigitsForward::pack() {
 
 void DigitsForward::compute(const PackedView& spikes, float* currents) const {
   if (kernels_ == nullptr) {
-    reference::forward_digits(geometry_, spikes, scale_, weight_, bias_, currents, numbers_.digits);
+    reference::forward_digits(geometry_, spikes, scale_, weight_, bias_, currents);
     return;
   }
   if (spikes.rows == 0) return;

@@ -16,7 +16,7 @@ namespace h2learn {
 /// again.
 class DigitsForward {
  public:
-  /// Arguments are forward()'s, checked; `numbers` has 3 or 4 digits.
+  /// Arguments are forward()'s, checked; `numbers` applies.
   DigitsForward(const Geometry& geometry, float scale, const float* weight, const float* bias,
                 Quantization numbers);
 

@@ -38,7 +38,7 @@ Steps steps_of(const std::vector<Magnitudes>& sets) {
     if (set.largest_bits >= infinity_bits) {
       steps.worst = INFINITY;
     } else if (set.count > 0) {
-      exponent = exponent_of(std::bit_cast<float>(set.largest_bits), backward_digits);
+      exponent = exponent_of(std::bit_cast<float>(set.largest_bits));
       const double typical =
           static_cast<double>(set.exponents) / static_cast<double>(set.count) - exponent_bias;
       steps.worst = std::max(steps.worst, -exponent - typical);
@@ -157,12 +157,11 @@ void backward_by_digits(const Geometry& geometry, const float* grad_currents, st
   const std::vector<double> scales = powers_of_two(numbers.channels, 1, 1);
   const std::vector<double> column_factors = powers_of_two(numbers.channels, -1, 1);
   const std::vector<double> image_factors =
-      powers_of_two(numbers.images, -1, std::ldexp(1.0, 8 * (backward_digits - 1)));
+      powers_of_two(numbers.images, -1, std::ldexp(1.0, 8 * (number_digits - 1)));
   DigitsPanels panels = {};
   panels.groups = geometry.groups;
   panels.columns = geometry.channels_per_group();
   panels.length = plan.terms.length();
-  panels.digits = backward_digits;
   const bool by_vectors = plan.terms.chunk == 4;
   const std::int64_t unit_sums = by_vectors ? panels.groups * panels.panels() * plan.terms.units() *
                                                   backward_orders * digits_panel_columns

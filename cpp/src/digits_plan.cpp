@@ -17,22 +17,15 @@ constexpr std::int32_t infinity_bits = 0x7f800000;
 
 std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
 
-/// The thresholds of digits.hpp, as powers of two; and their measure: log2 of the step 2^-e beside
+/// The threshold of digits.hpp, as a power of two; and its measure: log2 of the step 2^-e beside
 /// the typical weight 2^g.
-constexpr double three_digits_from = -26;
-constexpr std::int64_t three_digits_least_weights = 16384;
-constexpr double four_digits_from = -22;
+constexpr double digits_from = -22;
 
-bool enough_digits(const Magnitudes& column, int exponent, int digits) {
+bool enough_digits(const Magnitudes& column, int exponent) {
   constexpr double bias = 127;
-  const auto count = static_cast<double>(column.count);
-  const double typical = static_cast<double>(column.exponents) / count - bias;
-  const double step = -exponent - typical;
-  if (digits == 3) {
-    return column.count >= three_digits_least_weights &&
-           step <= three_digits_from + 0.5 * std::log2(count);
-  }
-  return step <= four_digits_from;
+  const double typical =
+      static_cast<double>(column.exponents) / static_cast<double>(column.count) - bias;
+  return -exponent - typical <= digits_from;
 }
 
 bool fits(const Geometry& geometry, std::int64_t planes) {
@@ -43,25 +36,19 @@ bool fits(const Geometry& geometry, std::int64_t planes) {
 
 }  // namespace
 
-std::int64_t largest_number(int digits) {
-  std::int64_t number = 0;
-  for (int i = 0; i < digits; ++i) number = number * 256 + 127;
-  return number;
-}
-
-int exponent_of(float magnitude, int digits) {
-  const auto limit = static_cast<double>(largest_number(digits));
+int exponent_of(float magnitude) {
+  const auto limit = static_cast<double>(largest_number);
   const auto value = static_cast<double>(magnitude);
   const int exponent = std::ilogb(limit) - std::ilogb(value);
   return std::ldexp(value, exponent) <= limit ? exponent : exponent - 1;
 }
 
-bool choose_exponent(const Magnitudes& column, int digits, int& exponent) {
+bool choose_exponent(const Magnitudes& column, int& exponent) {
   exponent = 0;
   if (column.count == 0) return true;
   if (column.largest_bits >= infinity_bits) return false;
-  exponent = exponent_of(std::bit_cast<float>(column.largest_bits), digits);
-  return enough_digits(column, exponent, digits);
+  exponent = exponent_of(std::bit_cast<float>(column.largest_bits));
+  return enough_digits(column, exponent);
 }
 
 void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to) {
@@ -189,16 +176,10 @@ Quantization quantize(const Geometry& geometry, const float* weight, std::int64_
   }
   Quantization chosen;
   if (!fits(geometry, planes)) return chosen;
-  for (int digits : {3, 4}) {
-    chosen.exponents.assign(measured.size(), 0);
-    bool enough = true;
-    for (std::size_t n = 0; n < measured.size() && enough; ++n) {
-      enough = choose_exponent(measured[n], digits, chosen.exponents[n]);
-    }
-    if (enough) {
-      chosen.digits = digits;
-      return chosen;
-    }
+  chosen.exponents.assign(measured.size(), 0);
+  chosen.applies = true;
+  for (std::size_t n = 0; n < measured.size() && chosen.applies; ++n) {
+    chosen.applies = choose_exponent(measured[n], chosen.exponents[n]);
   }
   return chosen;
 }

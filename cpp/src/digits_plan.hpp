@@ -10,27 +10,27 @@
 
 namespace h2learn {
 
-/// The largest absolute number that `digits` digits, all 127, make.
-std::int64_t largest_number(int digits);
+/// The largest absolute number of digits that are all 127.
+constexpr std::int64_t largest_number = 0x7f7f7f7f;
 
-/// The largest integer e with magnitude * 2^e <= largest_number(digits); `magnitude` > 0, finite.
-int exponent_of(float magnitude, int digits);
+/// The largest integer e with magnitude * 2^e <= largest_number; `magnitude` > 0, finite.
+int exponent_of(float magnitude);
 
 /// factor * 2^(sign * exponent) of each.
 std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor);
 
-/// Digits of the layer, and e of every output channel (digits.hpp); 0 digits for the float kernels.
+/// e of every output channel (digits.hpp); none for the float kernels.
 struct Quantization {
-  int digits = 0;
+  bool applies = false;
   std::vector<int> exponents;
 };
 
 /// Throws std::invalid_argument when a weight is not finite.
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes);
 
-/// The column's e for `digits` digits; false where they are too few (digits.hpp), or a number is
+/// The column's e; false where digits are too few (digits.hpp), or a number is
 /// not finite.
-bool choose_exponent(const Magnitudes& column, int digits, int& exponent);
+bool choose_exponent(const Magnitudes& column, int& exponent);
 
 /// Adds one row of columns to their measures.
 void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to);

@@ -36,7 +36,7 @@ class BlockExponents {
 
   bool choose() {
     for (std::size_t n = 0; n < chosen_.size(); ++n) {
-      if (!choose_exponent({largest_[n], exponents_[n], counts_[n]}, outer_digits, chosen_[n])) {
+      if (!choose_exponent({largest_[n], exponents_[n], counts_[n]}, chosen_[n])) {
         return false;
       }
     }

@@ -20,7 +20,7 @@ ForwardProduct::ForwardProduct(const Geometry& geometry, const PackedView& spike
   require_weights();
   if (kernel == Kernel::digits) {
     const Quantization numbers = quantize(geometry, weight, spikes.planes);
-    if (numbers.digits != 0) {
+    if (numbers.applies) {
       digits_.emplace(geometry, scale, weight, bias, numbers);
       return;
     }

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'backward_has_digits', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_packed', 'fused_forward_dense', 'fused_forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_digits', 'weight_update_dense', 'weight_update_packed']
+__all__: list[str] = ['BackwardEngine', 'Block', 'Dram', 'ForwardEngine', 'Geometry', 'GradientUnit', 'LaneEngine', 'LayerWork', 'Machine', 'PoolGeometry', 'SomaOptions', 'TableEngine', 'UpdateEngine', 'active_target', 'available_targets', 'average_pool_backward', 'backward', 'backward_has_digits', 'bias_update', 'build_info', 'count_dense_operations', 'count_operations', 'count_pool', 'counter_names', 'engine_names', 'forward_dense', 'forward_has_digits', 'forward_packed', 'fused_forward_dense', 'fused_forward_packed', 'hardware_backward', 'hardware_forward', 'hardware_update', 'max_pool', 'max_pool_backward', 'max_threads', 'memory_statistics', 'pack', 'pack_nonzero', 'pass_names', 'popcount', 'popcount_rows', 'release_free_blocks', 'set_target', 'simulate', 'soma_backward', 'soma_forward', 'tile_fields', 'transpose_bits', 'transpose_features', 'unpack', 'weight_update_dense', 'weight_update_packed']
 class Block:
     """
     Bytes from the pool, given back when nobody refers to them.
@@ -427,6 +427,10 @@ def forward_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32
     """
     out[images, positions, out_channels] from analog inputs[images, positions, channels].
     """
+def forward_has_digits(geometry: Geometry, weight: numpy.typing.NDArray[numpy.float32], planes: typing.SupportsInt | typing.SupportsIndex = 1) -> bool:
+    """
+    Whether kernel 'digits' computes this layer's currents by digits.
+    """
 def forward_packed(geometry: Geometry, words: numpy.typing.NDArray[numpy.int64], scale: typing.SupportsFloat | typing.SupportsIndex, weight: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None, kernel: str, lut_inputs: typing.SupportsInt | typing.SupportsIndex, lut_rows: typing.SupportsInt | typing.SupportsIndex, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     out[rows, positions, out_channels] from packed spikes int64[planes, rows, words].
@@ -521,10 +525,6 @@ def transpose_features(words: numpy.typing.NDArray[numpy.int64], positions: typi
 def unpack(words: numpy.typing.NDArray[numpy.int64], features: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """
     Writes scale * count of words[planes, rows, words] into float32[rows, features].
-    """
-def weight_digits(geometry: Geometry, weight: numpy.typing.NDArray[numpy.float32], planes: typing.SupportsInt | typing.SupportsIndex = 1) -> int:
-    """
-    Digits with which kernel 'digits' computes this layer's currents: 3, 4, or 0 where it leaves them to the float kernels.
     """
 def weight_update_dense(geometry: Geometry, inputs: numpy.typing.NDArray[numpy.float32], grad_currents: numpy.typing.NDArray[numpy.float32], kernel: str, out: numpy.typing.NDArray[numpy.float32]) -> None:
     """

@@ -1,5 +1,5 @@
 // Currents by digits: the choice of digits, the scalar reference against its definition, and every
-// target against the reference bit by bit, with three and four digits on every shape of layer.
+// target against the reference bit by bit, on every shape of layer.
 #include "h2learn/digits.hpp"
 
 #include <algorithm>
@@ -27,26 +27,25 @@ Floats run_digits(const Layer& layer, const Spikes& spikes, float scale, const F
   return currents;
 }
 
-/// Exponents for `digits` digits, whatever the thresholds say.
-Quantization forced_digits(const Geometry& geometry, const Floats& weight, int digits) {
+/// Exponents, whatever the threshold says.
+Quantization forced_digits(const Geometry& geometry, const Floats& weight) {
   Quantization numbers;
-  numbers.digits = digits;
+  numbers.applies = true;
   for (std::int64_t n = 0; n < geometry.out_channels; ++n) {
     float largest = 0;
     for (std::int64_t i = 0; i < geometry.fan_in(); ++i) {
       largest = std::max(largest, std::abs(weight[size(n * geometry.fan_in() + i)]));
     }
-    numbers.exponents.push_back(largest == 0 ? 0 : exponent_of(largest, digits));
+    numbers.exponents.push_back(largest == 0 ? 0 : exponent_of(largest));
   }
   return numbers;
 }
 
 Floats run_forced(const Layer& layer, const Spikes& spikes, float scale, const Floats& weight,
-                  const Floats& bias, int digits) {
+                  const Floats& bias) {
   Floats currents(size(layer.images * layer.geometry.out_features()), unset);
-  const DigitsForward product(layer.geometry, scale, weight.data(),
-                              bias.empty() ? nullptr : bias.data(),
-                              forced_digits(layer.geometry, weight, digits));
+  DigitsForward product(layer.geometry, scale, weight.data(), bias.empty() ? nullptr : bias.data(),
+                        forced_digits(layer.geometry, weight));
   product.compute(spikes.view(), currents.data());
   return currents;
 }
@@ -55,13 +54,6 @@ Floats run_kernel(const Layer& layer, const Spikes& spikes, const Floats& weight
   Floats currents(size(layer.images * layer.geometry.out_features()), unset);
   forward(layer.geometry, spikes.view(), 0.5F, weight.data(), nullptr, currents.data(), kernel);
   return currents;
-}
-
-/// Weights of one magnitude, either sign: what needs the fewest digits.
-Floats signs(std::int64_t count, float magnitude, unsigned seed) {
-  Floats values = random_binary(count, 0.5, seed);
-  for (float& value : values) value = value == 0 ? -magnitude : magnitude;
-  return values;
 }
 
 // ---- Numbers
@@ -79,66 +71,45 @@ TEST(Digits, TheExponentIsTheLargestThatFits) {
                              0x7f7f7fp0F,
                              0x7f7f80p0F,
                              0x7f7f7e8p4F};
-  for (int digits : {3, 4}) {
-    const auto limit = static_cast<double>(largest_number(digits));
-    for (float magnitude : magnitudes) {
-      SCOPED_TRACE(magnitude);
-      const int exponent = exponent_of(magnitude, digits);
-      EXPECT_LE(std::ldexp(static_cast<double>(magnitude), exponent), limit);
-      EXPECT_GT(std::ldexp(static_cast<double>(magnitude), exponent + 1), limit);
-    }
+  const auto limit = static_cast<double>(largest_number);
+  for (float magnitude : magnitudes) {
+    SCOPED_TRACE(magnitude);
+    const int exponent = exponent_of(magnitude);
+    EXPECT_LE(std::ldexp(static_cast<double>(magnitude), exponent), limit);
+    EXPECT_GT(std::ldexp(static_cast<double>(magnitude), exponent + 1), limit);
   }
-  EXPECT_EQ(largest_number(3), 0x7f7f7f);
-  EXPECT_EQ(largest_number(4), 0x7f7f7f7f);
-  EXPECT_EQ(exponent_of(0x7f7f7fp0F, 3), 0);
-  EXPECT_EQ(exponent_of(0x7f7f80p0F, 3), -1);
+  EXPECT_EQ(exponent_of(0x7f7f7fp8F), 0);
+  EXPECT_EQ(exponent_of(0x7f7f80p8F), -1);
 }
 
 TEST(Digits, TheyFollowFromTheWeights) {
-  const Geometry wide = {16384, 1, 1, 8};
-  const Geometry narrow = {16383, 1, 1, 8};
-  EXPECT_EQ(digits_of(wide, signs(wide.weights(), 0.9F, 1).data()), 3);
-  EXPECT_EQ(digits_of(narrow, signs(narrow.weights(), 0.9F, 1).data()), 4);
-  Floats weight = random_floats(wide.weights(), -1, 1, 2);
-  EXPECT_EQ(digits_of(wide, weight.data()), 3);
-  weight[3] = 8;
-  EXPECT_EQ(digits_of(wide, weight.data()), 4);
-  weight[3000] = 1000;  // an outlier in one column
-  EXPECT_EQ(digits_of(wide, weight.data()), 0);
-  const Floats zeros(size(narrow.weights()), 0.0F);
-  EXPECT_EQ(digits_of(narrow, zeros.data()), 3);
-  // Zeros take no part: a sparse column is as good as a short one.
-  Floats sparse = random_floats(wide.weights(), -1, 1, 3);
-  for (std::size_t i = 0; i < sparse.size(); ++i) sparse[i] = i % 10 == 0 ? sparse[i] : 0;
-  EXPECT_EQ(digits_of(wide, sparse.data()), 4);
-}
-
-TEST(Digits, TheyDoNotDependOnTheUnit) {
-  const Geometry geometry = {17000, 1, 1, 4};
+  const Geometry geometry = {3000, 1, 1, 8};
+  Floats weight = random_floats(geometry.weights(), -1, 1, 2);
   for (int power : {-100, -20, 0, 30, 100}) {
     SCOPED_TRACE(power);
-    Floats equal = signs(geometry.weights(), 0.9F, 4);
-    Floats two = equal;
-    for (std::size_t i = 0; i < two.size(); i += 2) two[i] /= 256;
-    for (Floats* weight : {&equal, &two}) {
-      for (float& value : *weight) value = std::ldexp(value, power);
-    }
-    EXPECT_EQ(digits_of(geometry, equal.data()), 3);
-    EXPECT_EQ(digits_of(geometry, two.data()), 4);
+    Floats scaled = weight;
+    for (float& value : scaled) value = std::ldexp(value, power);
+    EXPECT_TRUE(forward_has_digits(geometry, scaled.data()));
+    scaled[2999] *= 1000;  // an outlier in one column
+    EXPECT_FALSE(forward_has_digits(geometry, scaled.data()));
   }
+  // Zeros take no part: a sparse column is as good as a short one.
+  for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = i % 10 == 0 ? weight[i] : 0;
+  EXPECT_TRUE(forward_has_digits(geometry, weight.data()));
+  EXPECT_TRUE(forward_has_digits(geometry, Floats(weight.size(), 0.0F).data()));
 }
 
 TEST(Digits, ManyPlanesAndInputsAreLeftToTheFloatKernels) {
   const Geometry geometry = {300, 1, 1, 4};
   const Floats weight = random_floats(geometry.weights(), -1, 1, 6);
   for (std::int64_t planes = 1; planes <= 8; ++planes) {
-    EXPECT_EQ(digits_of(geometry, weight.data(), planes), 4) << planes;
+    EXPECT_TRUE(forward_has_digits(geometry, weight.data(), planes)) << planes;
   }
-  EXPECT_EQ(digits_of(geometry, weight.data(), 9), 0);
+  EXPECT_FALSE(forward_has_digits(geometry, weight.data(), 9));
   const Geometry large = {digits_sum_limit / 255 + 1, 1, 1, 1};
   const Floats many = random_floats(large.weights(), -1, 1, 7);
-  EXPECT_EQ(digits_of(large, many.data(), 8), 0);
-  EXPECT_NE(digits_of(large, many.data(), 7), 0);
+  EXPECT_FALSE(forward_has_digits(large, many.data(), 8));
+  EXPECT_TRUE(forward_has_digits(large, many.data(), 7));
 }
 
 // ---- Currents
@@ -164,8 +135,7 @@ TEST(Digits, ReferenceMatchesTheDefinition) {
     const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 9);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 10);
     const Doubles exact = exact_forward(layer.geometry, scaled, layer.images, weight, bias);
-    EXPECT_LT(relative_error(run_forced(layer, spikes, 0.25F, weight, bias, 3), exact), 4e-7);
-    EXPECT_LT(relative_error(run_forced(layer, spikes, 0.25F, weight, bias, 4), exact), 7e-8);
+    EXPECT_LT(relative_error(run_forced(layer, spikes, 0.25F, weight, bias), exact), 7e-8);
   });
 }
 
@@ -174,11 +144,7 @@ TEST(Digits, CurrentsAreTheSameBitsEverywhere) {
     const Spikes spikes(layer, planes, 0.4, 11);
     const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 12);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 13);
-    for (int digits : {3, 4}) {
-      SCOPED_TRACE(std::to_string(digits) + " digits");
-      expect_same_everywhere(
-          [&] { return bits_of(run_forced(layer, spikes, 0.3F, weight, bias, digits)); });
-    }
+    expect_same_everywhere([&] { return bits_of(run_forced(layer, spikes, 0.3F, weight, bias)); });
     expect_same_everywhere([&] { return bits_of(run_digits(layer, spikes, 1, weight)); });
   });
 }
@@ -193,11 +159,8 @@ TEST(Digits, EveryDigitAndValueAtItsLimitAddsUp) {
       SCOPED_TRACE(value);
       const Floats weight(size(layer.geometry.weights()), value);
       const Doubles exact = exact_forward(layer.geometry, spikes.counts, layer.images, weight, {});
-      for (int digits : {3, 4}) {
-        expect_same_everywhere(
-            [&] { return bits_of(run_forced(layer, spikes, 1, weight, {}, digits)); });
-        EXPECT_LT(relative_error(run_forced(layer, spikes, 1, weight, {}, digits), exact), 2e-7);
-      }
+      expect_same_everywhere([&] { return bits_of(run_forced(layer, spikes, 1, weight, {})); });
+      EXPECT_LT(relative_error(run_forced(layer, spikes, 1, weight, {}), exact), 2e-7);
     }
   }
 }
@@ -209,7 +172,7 @@ TEST(Digits, LargeCurrentsAreTheSameWhereverTheyAreWritten) {
   const std::int64_t floats = layer.images * layer.geometry.out_features();
   const Spikes spikes(layer, 1, 0.3, 31);
   const Floats weight = random_floats(layer.geometry.weights(), -1, 1, 32);
-  const Quantization numbers = forced_digits(layer.geometry, weight, 4);
+  const Quantization numbers = forced_digits(layer.geometry, weight);
   constexpr std::int64_t line = 16;
   Floats memory(size(floats + 2 * line));
   auto* const aligned =
@@ -244,21 +207,17 @@ TEST(Digits, SmallAndLargeWeightsKeepTheirValue) {
 }
 
 TEST(Digits, RoundingIsToTheNearestHalvesToEven) {
-  // With the largest weight 2^22 - 1 + 1/2 and so e = 0 after three digits' limit, smaller ones
-  // stand for themselves.
-  const Layer layer = {"", {1, 1, 1, 1}, 1};
-  const Spikes one(layer, 1, 1, 17);
-  const Layer wide = {"", {2, 1, 1, 1}, 1};
-  Spikes second(wide, 1, 1, 18);
+  // With the largest weight close to the limit e is 0, and smaller ones stand for themselves.
+  const Layer layer = {"", {2, 1, 1, 1}, 1};
+  Spikes second(layer, 1, 1, 18);
   second.words[0] = 2;  // only the second input
   const std::vector<std::pair<float, float>> rounded = {
       {0.5F, 0.0F}, {1.5F, 2.0F}, {2.5F, 2.0F}, {-0.5F, 0.0F}, {-1.5F, -2.0F}, {2.75F, 3.0F}};
   for (const auto& [value, expected] : rounded) {
-    const Floats weight = {0x7f7f7fp0F, value};
+    const Floats weight = {0x7f7f7fp8F, value};
     on_each_target(
-        [&] { EXPECT_EQ(run_forced(wide, second, 1, weight, {}, 3)[0], expected) << value; });
+        [&] { EXPECT_EQ(run_forced(layer, second, 1, weight, {})[0], expected) << value; });
   }
-  on_each_target([&] { EXPECT_EQ(run_forced(layer, one, 1, {3.25F}, {}, 3)[0], 3.25F); });
 }
 
 TEST(Digits, HeavyTailsAndManyPlanesRunAsAutoDoes) {
@@ -423,9 +382,10 @@ TEST(Digits, BadWeightsAreNamedBeforeAnythingIsWritten) {
           {"weight", std::isnan(bad) ? "nan" : "-inf", "flat index 7"});
       for (float value : currents) ASSERT_EQ(value, unset);
     });
-    expect_refused([&] { digits_of(layer.geometry, weight.data()); }, {"weight", "flat index 7"});
+    expect_refused([&] { forward_has_digits(layer.geometry, weight.data()); },
+                   {"weight", "flat index 7"});
   }
-  expect_refused([&] { digits_of(layer.geometry, nullptr); }, {"weight", "null"});
+  expect_refused([&] { forward_has_digits(layer.geometry, nullptr); }, {"weight", "null"});
 }
 
 }  // namespace

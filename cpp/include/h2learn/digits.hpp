@@ -1,21 +1,19 @@
 // Currents from spikes, and input gradients, by exact integer sums: Kernel::digits. A weight column
-// becomes fixed-point numbers of three or four signed 8-bit digits and one power of two, which is
+// becomes fixed-point numbers of four signed 8-bit digits and one power of two, which is
 // the form that integer dot products take; nothing is rounded between the weight and the finished
 // current.
 //
 // Arithmetic (part of the contract: the same bits whatever the instruction set, the number of
-// threads and the order of additions, since integer sums have none). For output channel n, with D
-// digits:
-//   limit = 127 (1 + 2^8 + 2^16)                  D = 3
-//         = 127 (1 + 2^8 + 2^16 + 2^24)           D = 4
+// threads and the order of additions, since integer sums have none). For output channel n:
+//   limit = 127 (1 + 2^8 + 2^16 + 2^24)
 //   e     = the largest integer with max |w_n| 2^e <= limit   (0 for a column of zeros)
 //   q     = w 2^e, rounded to the nearest integer, halves to even
-//         = d_0 + 2^8 d_1 + 2^16 d_2 (+ 2^24 d_3), each d in [-128, 127]
+//         = d_0 + 2^8 d_1 + 2^16 d_2 + 2^24 d_3, each d in [-128, 127]
 //   S_i   = sum over the fan-in of value * d_i; value is the spike, or the count of all planes
 //   current = float(double(sum_i 2^(8 i) S_i) * (double(scale) * 2^-e)) (+ bias, in float32)
 // where the sum over i is exact, and each conversion and the product round to the nearest.
 //
-// Weight gradients likewise, of spikes and counts: gradients become digits, four of them. A column
+// Weight gradients likewise, of spikes and counts: gradients become digits. A column
 // is an output channel's gradients in one block of images and rows of outputs (OuterBlocks in
 // src/digits_plan.hpp, by the layer's shape and the number of images alone), so
 //   e     = the largest integer with max |g_n| 2^e <= limit, of the block's gradients
@@ -26,23 +24,19 @@
 // whole gradient is that of the ordered float kernels.
 //
 // Accuracy. One weight keeps its value to within 2^-e / 2, an absolute error: elements that are
-// small beside their column's largest lose digits. Which layers are computed so, and with how
-// many digits, therefore follows from the weights, column by column: n counts the column's weights
-// that are not zero, g is their mean exponent (of floor(log2 |w|)). Then
-//   3 digits  where n >= 16384 and 2^-e <= 2^-26 * sqrt(n) * 2^g in every column (e of three
-//             digits),
-//   4 digits  else, where 2^-e <= 2^-22 * 2^g in every column (e of four digits),
-//   else the ordered float kernels, as Kernel::automatic chooses them.
-// Columns of zeros meet both. The thresholds are measured: over normal, uniform, lognormal and
-// sparse columns, columns with one outlier and of one magnitude, and 1 to 50 % firing, the error
-// against float64 (in the norm, and the median over elements of the relative one) is at most twice
-// that of float32 sums, or below 2^-24, the rounding of one float32 number. With three digits a
-// column's error shrinks beside that of float32 sums as spikes become many, hence sqrt(n); and n
-// must be large because weights of one magnitude are all rounded the same way, so that their errors
-// add up. tests/python/test_precision.py holds all kernels to it.
+// small beside their column's largest lose digits. Which layers are computed so therefore follows
+// from the weights: with g the mean exponent (floor(log2 |w|)) of a column's weights that are not
+// zero, those where every column has 2^-e <= 2^-22 * 2^g; all others run on the ordered float
+// kernels, as Kernel::automatic chooses them. Columns of zeros meet it. The threshold is measured:
+// over normal, uniform, lognormal and sparse columns, columns with one outlier and of one
+// magnitude, and 1 to 50 % firing, the error against float64 (in the norm, and the median over
+// elements of the relative one) is at most twice that of float32 sums, or below 2^-24, the rounding
+// of one float32 number. tests/python/test_precision.py holds all kernels to it. (With three
+// digits, columns of one magnitude, all rounded the same way, missed it beside sums that torch
+// shares between threads.)
 //
 // Input gradients have digits on both sides. Each image's gradients g at the currents have one e_g,
-// as above with D = 4, over the whole image (of a linear layer, a row), and the weights w one e_w
+// as above, over the whole image (of a linear layer, a row), and the weights w one e_w
 // for each input channel, over all taps and output channels. With d_i those of g and v_j of w:
 //   S_o      = sum over taps and output channels of sum over i + j = o of d_i * v_j,  o = 3 .. 6
 //   gradient = float(double(sum_o 2^(8 (o - 3)) S_o) * 2^(24 - e_g - e_w)),
@@ -72,11 +66,14 @@ constexpr std::int64_t max_digits_planes = 8;
 /// Fan-in times the largest value stays below this, so that a digit's sum fits 32 bits.
 constexpr std::int64_t digits_sum_limit = std::int64_t{1} << 24;
 
-/// With how many digits Kernel::digits computes a layer's currents: 3 or 4; 0 where it leaves them
-/// to the ordered float kernels, because of heavy tails in the weights, more than
-/// max_digits_planes planes, or a fan-in beyond digits_sum_limit.
-/// Throws std::invalid_argument when the geometry is impossible or a weight is not finite.
-int digits_of(const Geometry& geometry, const float* weight, std::int64_t planes = 1);
+/// Digits of a weight or a gradient.
+constexpr int number_digits = 4;
+
+/// Whether Kernel::digits computes a layer's currents by digits. It leaves them to the ordered
+/// float kernels because of heavy tails in the weights, more than max_digits_planes planes, or a
+/// fan-in beyond digits_sum_limit. Throws std::invalid_argument when the geometry is impossible or
+/// a weight is not finite.
+bool forward_has_digits(const Geometry& geometry, const float* weight, std::int64_t planes = 1);
 
 /// Terms of an input gradient, taps times outputs of a group, stay below this, so that four sums
 /// of digit products fit 32 bits together.

@@ -53,7 +53,7 @@ H2LEARN_INLINE void store_digits(const DigitsPanels& to, const std::int32_t* wor
       }
       exchange_bytes(of_digit);
       std::int8_t* const plane = panel + place * digits_panel_columns + 4 * column;
-      for (int d = 0; d < to.digits; ++d) {
+      for (int d = 0; d < number_digits; ++d) {
         *reinterpret_cast<UnalignedInts*>(plane + d * to.digit_bytes()) = of_digit[d];
       }
     }
@@ -239,28 +239,24 @@ H2LEARN_INLINE Floats join(HalfFloats low, HalfFloats high) {
 }
 
 /// Sums of half a vector of columns, digit by digit, to currents without bias.
-template <int digits>
 H2LEARN_INLINE HalfFloats currents_of(const std::int32_t* sums, const double* factors) {
   const auto sum = [&](int d) { return load_doubles(sums + d * tile_sums); };
   // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is
   // rounded, to what an exact sum would be rounded to.
   const Doubles low = sum(0) + 256.0 * sum(1);
-  Doubles high = sum(2);
-  if constexpr (digits == 4) high += 256.0 * sum(3);
+  const Doubles high = sum(2) + 256.0 * sum(3);
   const Doubles currents =
       (low + 65536.0 * high) * *reinterpret_cast<const UnalignedDoubles*>(factors);
   return __builtin_convertvector(currents, HalfFloats);
 }
 
 /// Sums of one window to the currents of one panel's columns.
-template <int digits>
 H2LEARN_INLINE void finish_window(const std::int32_t* sums, const PanelColumns& columns,
                                   bool streaming, float* out) {
   for (int n = 0; n < digits_panel_columns; n += lanes) {
     if (n >= columns.count) break;
-    Floats currents =
-        join(currents_of<digits>(sums + n, columns.factors + n),
-             currents_of<digits>(sums + n + half_lanes, columns.factors + n + half_lanes));
+    Floats currents = join(currents_of(sums + n, columns.factors + n),
+                           currents_of(sums + n + half_lanes, columns.factors + n + half_lanes));
     if (columns.has_bias) currents += load(columns.bias + n);
     if (streaming) {
       put(out + n, currents, true);
@@ -282,7 +278,6 @@ bool streams(const DigitsProduct& product) {
 
 /// Makes currents of a pair of tiles' sums, some windows at a time: AMX's tiles multiply on their
 /// own, and what vectors do between its steps costs nothing.
-template <int digits>
 class Finish {
  public:
   Finish(const DigitsProduct& product, const Task& task, const Lines& lines)
@@ -309,7 +304,7 @@ class Finish {
   H2LEARN_INLINE void advance(std::int64_t rows) {
     for (; rows > 0 && tile_ < count_; --rows) {
       if (inside_ < lines_.valid) {
-        finish_window<digits>(sums_, columns_, streaming_, to_);
+        finish_window(sums_, columns_, streaming_, to_);
         to_ += row_;
       }
       if (++inside_ == lines_.unit) inside_ = 0;
@@ -362,7 +357,6 @@ bool by_tiles(const DigitsProduct& product) {
 #endif
 }
 
-template <int digits>
 void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* bytes) {
   const Windows& windows = product.rows.windows;
   const bool tiles = by_tiles(product);
@@ -378,7 +372,7 @@ void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* byte
   // Sums of one pair are finished while those of the next are made.
   alignas(64) TileSums sums[2][2];
   bool odd = false;
-  Finish<digits> finish(product, task, lines);
+  Finish finish(product, task, lines);
   for (std::int64_t p = task.first_panel; p < task.first_panel + task.panels; ++p) {
     const std::int8_t* const panel =
         product.panels.bytes +
@@ -400,15 +394,14 @@ void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* byte
       if (tiles) {
         const std::int64_t steps = product.panels.length / tile_bytes * count;
         const std::int64_t at_once = blocks_of(2 * tile_windows, steps);
-        sum_by_tiles<digits>(product, rows, count, panel, odd, sums[odd],
-                             [&] { finish.advance(at_once); });
+        sum_by_tiles(product, rows, count, panel, odd, sums[odd], [&] { finish.advance(at_once); });
         finish.rest();
       } else
 #endif
       {
         finish.rest();
         for (std::int64_t i = 0; i < count; ++i) {
-          sum_tile_by_vectors<digits>(product, rows[i], panel, sums[odd][i]);
+          sum_tile_by_vectors(product, rows[i], panel, sums[odd][i]);
         }
       }
       finish.begin(columns, place, count, sums[odd]);
@@ -420,8 +413,7 @@ void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* byte
 
 void pack(const DigitsPanels& to, std::int64_t fan_in, const float* weight, const double* scales,
           const std::int32_t* places) {
-  const Ints offset =
-      broadcast(to.digits == 3 ? 0x00808080 : static_cast<std::int32_t>(0x80808080));
+  const Ints offset = broadcast(static_cast<std::int32_t>(0x80808080));
   const std::int64_t words = to.digit_bytes();
   const int threads = to.size() < digits_parallel_from ? 1 : omp_get_max_threads();
   auto* const memory = static_cast<std::int32_t*>(scratch(
@@ -464,9 +456,7 @@ void product(const DigitsProduct& product) {
 #endif
 #pragma omp for schedule(dynamic)
     for (std::int64_t t = 0; t < rows.groups * shape.row_tasks * shape.panel_tasks; ++t) {
-      const Task task = task_of(product, shape, t);
-      product.panels.digits == 3 ? run_task<3>(product, task, mine)
-                                 : run_task<4>(product, task, mine);
+      run_task(product, task_of(product, shape, t), mine);
       finish_streaming();
     }
 #if defined(__AMX_INT8__)

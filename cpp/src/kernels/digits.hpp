@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "h2learn/digits.hpp"
 #include "kernels/digits_backward.hpp"
 #include "kernels/synapse.hpp"
 
@@ -15,23 +16,19 @@ namespace h2learn {
 
 constexpr std::int64_t digits_panel_columns = 16;
 
-/// Digits of a gradient in the weight gradient.
-constexpr int outer_digits = 4;
-
 /// Packed weights: [groups][panels of a group][digits][length / 4][16 columns][4].
 struct DigitsPanels {
   std::int8_t* bytes;
   std::int64_t groups;
   std::int64_t columns;  ///< of a group
   std::int64_t length;   ///< of a packed window, a multiple of 4
-  int digits;            ///< 3 or 4
 
   // Always inline: kernel sources include this and may define no weak symbols (dispatch.hpp).
   [[gnu::always_inline]] std::int64_t panels() const {
     return (columns + digits_panel_columns - 1) / digits_panel_columns;
   }
   [[gnu::always_inline]] std::int64_t digit_bytes() const { return length * digits_panel_columns; }
-  [[gnu::always_inline]] std::int64_t panel_bytes() const { return digits * digit_bytes(); }
+  [[gnu::always_inline]] std::int64_t panel_bytes() const { return number_digits * digit_bytes(); }
   [[gnu::always_inline]] std::int64_t size() const { return groups * panels() * panel_bytes(); }
 };
 
@@ -102,7 +99,7 @@ struct DigitsOuter {
   [[gnu::always_inline]] std::int64_t digit_bytes() const {
     return panel_steps * step_images * digits_panel_columns;
   }
-  [[gnu::always_inline]] std::int64_t panel_bytes() const { return outer_digits * digit_bytes(); }
+  [[gnu::always_inline]] std::int64_t panel_bytes() const { return number_digits * digit_bytes(); }
   [[gnu::always_inline]] std::int64_t panel_sums() const {
     return taps * byte_rows() * digits_panel_columns;
   }

@@ -61,9 +61,9 @@ H2LEARN_INLINE void for_each_step(const DigitsProduct& product, Step step) {
   }
 }
 
-/// `digits` (1 or 2) digits of two tiles of windows, from `panel` to `first` and `second`; calls
+/// Two digits of two tiles of windows, from `panel` to `first` and `second`; calls
 /// between() after every step.
-template <int digits, bool upwards, typename Between>
+template <bool upwards, typename Between>
 inline void sum_pair(const DigitsProduct& product, const TileRows* tiles, const std::int8_t* panel,
                      std::int32_t* first, std::int32_t* second, Between between) {
   const std::int8_t* const next = panel + product.panels.digit_bytes();
@@ -71,29 +71,23 @@ inline void sum_pair(const DigitsProduct& product, const TileRows* tiles, const 
   const TileRows& two = tiles[1];
   _tile_zero(0);
   _tile_zero(1);
-  if constexpr (digits == 2) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
+  _tile_zero(2);
+  _tile_zero(3);
   for_each_step<upwards>(product, [&](std::int64_t bytes, std::int64_t terms) {
     _tile_loadd(4, one.origin + bytes, one.step);
     _tile_loadd(6, panel + terms, tile_bytes);
     _tile_loadd(5, two.origin + bytes, two.step);
-    if constexpr (digits == 2) _tile_loadd(7, next + terms, tile_bytes);
+    _tile_loadd(7, next + terms, tile_bytes);
     _tile_dpbusd(0, 4, 6);
     _tile_dpbusd(1, 5, 6);
-    if constexpr (digits == 2) {
-      _tile_dpbusd(2, 4, 7);
-      _tile_dpbusd(3, 5, 7);
-    }
+    _tile_dpbusd(2, 4, 7);
+    _tile_dpbusd(3, 5, 7);
     between();
   });
   _tile_stored(0, first, tile_bytes);
   _tile_stored(1, second, tile_bytes);
-  if constexpr (digits == 2) {
-    _tile_stored(2, first + tile_sums, tile_bytes);
-    _tile_stored(3, second + tile_sums, tile_bytes);
-  }
+  _tile_stored(2, first + tile_sums, tile_bytes);
+  _tile_stored(3, second + tile_sums, tile_bytes);
 }
 
 /// Operands of add_runs(): rows of a tile lie `stride` bytes apart and a run's steps `step`; the
@@ -152,7 +146,7 @@ H2LEARN_INLINE void add_runs(const OuterTiles& work, const OuterRun* run, const 
 }
 
 /// All digits of one tile of windows.
-template <int digits, typename Between>
+template <typename Between>
 inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
                             const std::int8_t* panel, std::int32_t* sums, Between between) {
   const std::int64_t digit_bytes = product.panels.digit_bytes();
@@ -169,38 +163,36 @@ inline void sum_single_tile(const DigitsProduct& product, const TileRows& rows,
     _tile_dpbusd(0, 4, 5);
     _tile_dpbusd(1, 4, 6);
     _tile_dpbusd(2, 4, 7);
-    if constexpr (digits == 4) {
-      _tile_loadd(5, from + 3 * digit_bytes, tile_bytes);
-      _tile_dpbusd(3, 4, 5);
-    }
+    _tile_loadd(5, from + 3 * digit_bytes, tile_bytes);
+    _tile_dpbusd(3, 4, 5);
     between();
   });
   _tile_stored(0, sums, tile_bytes);
   _tile_stored(1, sums + tile_sums, tile_bytes);
   _tile_stored(2, sums + 2 * tile_sums, tile_bytes);
-  if constexpr (digits == 4) _tile_stored(3, sums + 3 * tile_sums, tile_bytes);
+  _tile_stored(3, sums + 3 * tile_sums, tile_bytes);
 }
 
 /// One or two tiles of windows. Rows beyond a tile's count are read all the same and must be
 /// memory; nobody reads their sums. Two tiles take two passes, two digits in each: the second goes
 /// back over the windows that the first ended with, and the next pair's first (`odd` in turn) over
 /// the part of the panel that this one's second ended with, which the first-level cache still has.
-template <int digits, typename Between>
+template <typename Between>
 inline void sum_by_tiles(const DigitsProduct& product, const TileRows* tiles, std::int64_t count,
                          const std::int8_t* panel, bool odd, TileSums* sums, Between between) {
   if (count == 1) {
-    sum_single_tile<digits>(product, tiles[0], panel, sums[0], between);
+    sum_single_tile(product, tiles[0], panel, sums[0], between);
     return;
   }
   const std::int8_t* const rest = panel + 2 * product.panels.digit_bytes();
   std::int32_t* const first = sums[0] + 2 * tile_sums;
   std::int32_t* const second = sums[1] + 2 * tile_sums;
   if (odd) {
-    sum_pair<digits - 2, true>(product, tiles, rest, first, second, between);
-    sum_pair<2, false>(product, tiles, panel, sums[0], sums[1], between);
+    sum_pair<true>(product, tiles, rest, first, second, between);
+    sum_pair<false>(product, tiles, panel, sums[0], sums[1], between);
   } else {
-    sum_pair<2, true>(product, tiles, panel, sums[0], sums[1], between);
-    sum_pair<digits - 2, false>(product, tiles, rest, first, second, between);
+    sum_pair<true>(product, tiles, panel, sums[0], sums[1], between);
+    sum_pair<false>(product, tiles, rest, first, second, between);
   }
 }
 

@@ -151,8 +151,8 @@ void sum_unit(const std::uint32_t* words, std::int64_t terms, int digit, std::in
 /// What a plane of bytes 128 adds to the sums of each order, for every unit of a panel.
 void sum_units(const std::uint32_t* words, const BackwardTerms& terms, std::int32_t* sums) {
   for (std::int64_t unit = 0; unit < terms.units(); ++unit) {
-    std::int32_t digit_sums[backward_digits][digits_panel_columns];
-    for (int d = 0; d < backward_digits; ++d) {
+    std::int32_t digit_sums[number_digits][digits_panel_columns];
+    for (int d = 0; d < number_digits; ++d) {
       sum_unit(words + unit * terms.unit_length() * digits_panel_columns, terms.unit_length(), d,
                digit_sums[d]);
     }
@@ -160,7 +160,7 @@ void sum_units(const std::uint32_t* words, const BackwardTerms& terms, std::int3
     for (int order = 0; order < backward_orders; ++order, sums += digits_panel_columns) {
       for (std::int64_t n = 0; n < digits_panel_columns; ++n) {
         sums[n] = 0;
-        for (int d = order; d < backward_digits; ++d) sums[n] += digit_sums[d][n];
+        for (int d = order; d < number_digits; ++d) sums[n] += digit_sums[d][n];
       }
     }
   }
@@ -201,7 +201,7 @@ void pack(const BackwardWeights& from, const BackwardTerms& terms, const DigitsP
     std::int8_t* panel = to.bytes + p * to.panel_bytes();
     const std::int64_t piece = terms.chunk * digits_panel_columns;
     for (std::int64_t begin = 0; begin < words; begin += piece) {
-      for (int d = 0; d < backward_digits; ++d, panel += piece) {
+      for (int d = 0; d < number_digits; ++d, panel += piece) {
         store_digit(mine + begin, piece, d, panel);
       }
     }
@@ -268,7 +268,7 @@ H2LEARN_INLINE void copy_digits(const float* from, std::int64_t count, std::int3
     for (std::int64_t j = 0; j < some; ++j) {
       words[j] = digits_word(from[j], scale, offset_of_digits) ^ (is_signed ? 0 : offset_of_digits);
     }
-    for (int d = 0; d < backward_digits; ++d) {
+    for (int d = 0; d < number_digits; ++d) {
       store_digit(words, some, d, reinterpret_cast<std::int8_t*>(to + d * plane));
     }
 #endif
@@ -296,7 +296,7 @@ Layout layout_of(const BackwardProduct& product, std::int64_t images, std::int64
   layout.width = windows.width - 1 + windows.window_width;
   layout.element = terms.channels;
   layout.plane = round_up(layout.width * images * terms.channels + bytes_slack, 64);
-  layout.row = backward_digits * layout.plane;
+  layout.row = number_digits * layout.plane;
   layout.slab = layout.rows * layout.row;
   layout.bytes = round_up(terms.slabs * layout.slab + tile_windows * layout.element +
                               terms.run_length + 2 * bytes_slack,
@@ -354,7 +354,7 @@ void pad_row(const BackwardProduct& product, const Layout& layout, std::int64_t 
   const int zero = by_tiles(terms) ? 0 : 128;
   const std::int64_t position = layout.images * layout.element;
   for (std::int64_t s = 0; s < terms.slabs; ++s) {
-    for (int d = 0; d < backward_digits; ++d) {
+    for (int d = 0; d < number_digits; ++d) {
       __builtin_memset(row + s * layout.slab + d * layout.plane + begin * position, zero,
                        static_cast<std::size_t>((end - begin) * position));
     }
@@ -405,7 +405,7 @@ H2LEARN_INLINE void for_each_run(const BackwardProduct& product, const Layout& l
                                  const std::int8_t* panel, Visit visit) {
   const BackwardTerms& terms = product.terms;
   const std::int64_t run_bytes = terms.run_step * layout.images * layout.element;
-  const std::int64_t panel_run = terms.run_length * backward_digits * digits_panel_columns;
+  const std::int64_t panel_run = terms.run_length * number_digits * digits_panel_columns;
   for (std::int64_t slab = 0; slab < terms.slabs; ++slab) {
     for (std::int64_t row = 0; row < terms.rows; ++row) {
       const std::int64_t y = tile.image_row + row * terms.row_step;
@@ -456,7 +456,7 @@ void sum_by_tiles(const BackwardProduct& product, const Layout& layout, const Ti
                [&](std::int64_t, const std::uint8_t* gradients, const std::int8_t* weights) {
                  for (std::int64_t k = 0; k < product.terms.run_length; k += tile_bytes) {
                    add_products(gradients + k, layout.element, layout.plane,
-                                weights + k * backward_digits * digits_panel_columns);
+                                weights + k * number_digits * digits_panel_columns);
                  }
                });
   _tile_stored(0, sums, tile_bytes);
@@ -501,14 +501,14 @@ void sum_by_vectors(const BackwardProduct& product, const Layout& layout, const 
       for_each_run(product, layout, tile, image_rows, panel + column * 4,
                    [&](std::int64_t, const std::uint8_t* gradients, const std::int8_t* weights) {
                      for (std::int64_t k = 0; k < product.terms.run_length; k += 4) {
-                       Ints digit[backward_digits];
+                       Ints digit[number_digits];
                        H2LEARN_UNROLL
-                       for (int d = 0; d < backward_digits; ++d) {
+                       for (int d = 0; d < number_digits; ++d) {
                          digit[d] = load_bytes(weights + d * 4 * digits_panel_columns);
                        }
-                       weights += backward_digits * 4 * digits_panel_columns;
+                       weights += number_digits * 4 * digits_panel_columns;
                        H2LEARN_UNROLL
-                       for (int i = 0; i < backward_digits; ++i) {
+                       for (int i = 0; i < number_digits; ++i) {
                          H2LEARN_UNROLL
                          for (int r = 0; r < register_rows; ++r) {
                            const FourValues values =
@@ -516,7 +516,7 @@ void sum_by_vectors(const BackwardProduct& product, const Layout& layout, const 
                            H2LEARN_UNROLL
                            for (int order = 0; order <= i; ++order) {
                              sum[r][order] = add_dot<true>(sum[r][order], values,
-                                                           digit[backward_digits - 1 - i + order]);
+                                                           digit[number_digits - 1 - i + order]);
                            }
                          }
                        }
@@ -662,7 +662,7 @@ void run_task(const BackwardProduct& product, const Cut& cut, const Task& task,
   }
   const std::int64_t row_tiles = blocks_of(product.windows.width * layout.images, tile_windows);
   const std::int64_t group_panels = blocks_of(product.columns, digits_panel_columns);
-  const std::int64_t panel_bytes = terms.length() * backward_digits * digits_panel_columns;
+  const std::int64_t panel_bytes = terms.length() * number_digits * digits_panel_columns;
   const std::int64_t panel_sums = terms.units() * backward_orders * digits_panel_columns;
   alignas(64) TileSums sums;
   for (std::int64_t p = task.first_panel; p < task.first_panel + task.panels; ++p) {

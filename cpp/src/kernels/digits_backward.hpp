@@ -15,9 +15,7 @@ namespace h2learn {
 
 struct DigitsPanels;
 
-/// Digits of a gradient and of a weight; their products are of order 0 to 6, of which the upper
-/// four count.
-constexpr int backward_digits = 4;
+/// Products of digits are of order 0 to 6, of which the upper four count.
 constexpr int backward_orders = 4;
 
 /// What the choice of digits looks at.

@@ -146,7 +146,7 @@ void pack_images(const DigitsOuter& outer, const float* const (&from)[4], const 
       exchange_bytes(words);
       std::int8_t* const to = outer.panels + panel * outer.panel_bytes() +
                               quad * 4 * digits_panel_columns + column % digits_panel_columns * 4;
-      for (int d = 0; d < outer_digits; ++d) {
+      for (int d = 0; d < number_digits; ++d) {
         *reinterpret_cast<UnalignedInts*>(to + d * outer.digit_bytes()) = words[d];
       }
     }
@@ -180,12 +180,12 @@ H2LEARN_INLINE std::int64_t task_channels(const DigitsOuter& outer) {
 /// Sums of a tap and 16 channels of a task, digit by digit.
 H2LEARN_INLINE std::int32_t* task_sums(const DigitsOuter& outer, std::int32_t* sums,
                                        std::int64_t tile, std::int64_t tap) {
-  return sums + (tile * outer.taps + tap) * outer_digits * tile_sums;
+  return sums + (tile * outer.taps + tap) * number_digits * tile_sums;
 }
 
 std::int64_t task_sums_size(const DigitsOuter& outer) {
   const std::int64_t channels = least(task_channels(outer), outer.byte_rows());
-  return channels / tile_windows * outer.taps * outer_digits * tile_sums;
+  return channels / tile_windows * outer.taps * number_digits * tile_sums;
 }
 
 #if defined(__AMX_INT8__)
@@ -198,7 +198,7 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
   work.digit_bytes = outer.digit_bytes();
   for (std::int64_t chunk = 0; chunk < block.chunks; ++chunk) {
     work.begin = chunk == 0;
-    for (int digit = 0; digit < outer_digits; digit += 2) {
+    for (int digit = 0; digit < number_digits; digit += 2) {
       work.terms = panel + digit * work.digit_bytes;
       for (std::int64_t tile = 0; tile < tiles; tile += 2) {
         work.rows = bytes + tile * tile_windows * outer.byte_stride;
@@ -232,7 +232,6 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
   }
   DigitsProduct product = {};
   product.rows = outer.rows;
-  product.panels.digits = outer_digits;
   product.panels.length = outer.panel_steps * step_images;
   product.run_offsets = offsets;
   product.run_length = step_images;
@@ -240,7 +239,7 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
     for (std::int64_t tap = 0; tap < outer.taps; ++tap) {
       std::int32_t* const to = task_sums(outer, sums, tile, tap);
-      __builtin_memset(to, 0, outer_digits * tile_sums * sizeof *to);
+      __builtin_memset(to, 0, number_digits * tile_sums * sizeof *to);
       for (std::int64_t chunk = 0; chunk < block.chunks; ++chunk) {
         const std::int32_t* const first = block.first_run + chunk * outer.taps + tap;
         for (std::int32_t r = first[0]; r < first[1]; ++r) {
@@ -250,10 +249,10 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
             const TileRows rows = {bytes + tile * tile_windows * outer.byte_stride +
                                        run.input * step_images + step * offsets[1],
                                    outer.byte_stride, tile_windows};
-            sum_tile_by_vectors<outer_digits>(
-                product, rows, panel + (run.output + step) * step_images * digits_panel_columns,
-                some);
-            for (std::int64_t i = 0; i < outer_digits * tile_sums; ++i) to[i] += some[i];
+            sum_tile_by_vectors(product, rows,
+                                panel + (run.output + step) * step_images * digits_panel_columns,
+                                some);
+            for (std::int64_t i = 0; i < number_digits * tile_sums; ++i) to[i] += some[i];
           }
         }
       }
@@ -286,7 +285,7 @@ void multiply_outer(const DigitsOuter& outer, const OuterBlock& block, std::int6
       for (std::int64_t k = 0; k < tile_windows; ++k, to += digits_panel_columns) {
         const std::int32_t* const row = sums + k * digits_panel_columns;
         for (int n = 0; n < digits_panel_columns; ++n) {
-          const double sum = value_of_sums<outer_digits>(row, column_factors, n);
+          const double sum = value_of_sums(row, column_factors, n);
           to[n] = first ? sum : to[n] + sum;
         }
       }

@@ -14,13 +14,12 @@ namespace {
 
 constexpr std::int64_t tile_windows = 16;
 constexpr std::int64_t tile_sums = tile_windows * digits_panel_columns;
-constexpr int most_digits = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
 constexpr std::int64_t digits_parallel_from = std::int64_t{1} << 20;
 
 /// Sums of one tile: [digits][tile_windows][columns].
-typedef std::int32_t TileSums[most_digits * tile_sums];
+typedef std::int32_t TileSums[number_digits * tile_sums];
 
 /// Windows of a tile: the first one's origin, and bytes from one to the next.
 struct TileRows {
@@ -30,38 +29,19 @@ struct TileRows {
 };
 
 /// What one window's sums, digit by digit, make for column n, times its factor.
-template <int digits>
 H2LEARN_INLINE double value_of_sums(const std::int32_t* sums, const double* factors, int n) {
   const auto sum = [&](int d) { return static_cast<double>(sums[d * tile_sums + n]); };
   // Each half is exact in a double's 53 bits, and so is 2^16 times one: only their sum is rounded,
   // to what an exact sum would be rounded to.
   const double low = sum(0) + 256 * sum(1);
-  double high = sum(2);
-  if constexpr (digits == 4) high += 256 * sum(3);
+  const double high = sum(2) + 256 * sum(3);
   return (low + 65536 * high) * factors[n];
-}
-
-/// Sums of one window to the currents of one panel's columns.
-template <int digits>
-H2LEARN_INLINE void finish_window(const std::int32_t* sums, const double* factors,
-                                  const float* bias, std::int64_t columns, float* out) {
-  float currents[digits_panel_columns];
-  for (int n = 0; n < digits_panel_columns; ++n) {
-    currents[n] = static_cast<float>(value_of_sums<digits>(sums, factors, n));
-  }
-  if (columns == digits_panel_columns && bias == nullptr) {
-    __builtin_memcpy(out, currents, sizeof currents);
-  } else if (bias == nullptr) {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n];
-  } else {
-    for (std::int64_t n = 0; n < columns; ++n) out[n] = currents[n] + bias[n];
-  }
 }
 
 /// Windows whose sums stay in registers: `digits` vectors for each.
 constexpr int register_rows = vector_bytes == 64 ? 4 : 2;
 
-template <int digits, bool wide>
+template <bool wide>
 inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const std::int8_t* panel,
                      std::int32_t* sums) {
   const std::int64_t digit_bytes = product.panels.digit_bytes();
@@ -73,20 +53,20 @@ inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const s
       from[r] = rows.origin + least(first + r, rows.count - 1) * rows.step;
     }
     for (std::int64_t column = 0; column < digits_panel_columns; column += lanes) {
-      Ints sum[register_rows][digits] = {};
+      Ints sum[register_rows][number_digits] = {};
       const std::int8_t* terms = panel + column * 4;
       for (std::int64_t run = 0; run < product.runs; ++run) {
         const std::int64_t begin = product.run_offsets[run];
         const std::int64_t end = begin + product.run_length;
         for (std::int64_t k = begin; k < end; k += 4, terms += 4 * digits_panel_columns) {
-          Ints digit[digits];
+          Ints digit[number_digits];
           H2LEARN_UNROLL
-          for (int d = 0; d < digits; ++d) digit[d] = load_bytes(terms + d * digit_bytes);
+          for (int d = 0; d < number_digits; ++d) digit[d] = load_bytes(terms + d * digit_bytes);
           H2LEARN_UNROLL
           for (int r = 0; r < register_rows; ++r) {
             const FourValues values = values_at<wide>(from[r] + k);
             H2LEARN_UNROLL
-            for (int d = 0; d < digits; ++d) {
+            for (int d = 0; d < number_digits; ++d) {
               sum[r][d] = add_dot<wide>(sum[r][d], values, digit[d]);
             }
           }
@@ -95,7 +75,7 @@ inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const s
       H2LEARN_UNROLL
       for (int r = 0; r < register_rows; ++r) {
         H2LEARN_UNROLL
-        for (int d = 0; d < digits; ++d) {
+        for (int d = 0; d < number_digits; ++d) {
           std::int32_t* const to =
               sums + d * tile_sums + (first + r) * digits_panel_columns + column;
           *reinterpret_cast<UnalignedInts*>(to) = sum[r][d];
@@ -105,12 +85,10 @@ inline void sum_tile(const DigitsProduct& product, const TileRows& rows, const s
   }
 }
 
-template <int digits>
 inline void sum_tile_by_vectors(const DigitsProduct& product, const TileRows& rows,
                                 const std::int8_t* panel, std::int32_t* sums) {
   const bool wide = product.rows.planes == 8;
-  wide ? sum_tile<digits, true>(product, rows, panel, sums)
-       : sum_tile<digits, false>(product, rows, panel, sums);
+  wide ? sum_tile<true>(product, rows, panel, sums) : sum_tile<false>(product, rows, panel, sums);
 }
 
 }  // namespace

@@ -10,9 +10,8 @@
 namespace h2learn::reference {
 namespace {
 
-constexpr int most_digits = 4;
 constexpr std::int64_t base = 256;
-using Digits = std::array<std::int64_t, most_digits>;
+using Digits = std::array<std::int64_t, number_digits>;
 
 /// One output channel's weights as numbers: weight ~ number * 2^-exponent.
 struct Column {
@@ -30,9 +29,9 @@ Digits digits_of(std::int64_t number) {
   return digits;
 }
 
-Column column_of(const float* weight, std::int64_t length, int digits) {
+Column column_of(const float* weight, std::int64_t length) {
   std::int64_t limit = 0;
-  for (int i = 0; i < digits; ++i) limit = limit * base + 127;
+  for (int i = 0; i < number_digits; ++i) limit = limit * base + 127;
   double largest = 0;
   for (std::int64_t i = 0; i < length; ++i) {
     largest = std::max(largest, std::abs(static_cast<double>(weight[i])));
@@ -72,12 +71,12 @@ std::int64_t value_at(const PackedView& spikes, std::int64_t image, std::int64_t
 }  // namespace
 
 void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                    const float* weight, const float* bias, float* currents, int digits) {
+                    const float* weight, const float* bias, float* currents) {
   const std::vector<std::int32_t> input_of_output = geometry.input_of_output();
   const std::int64_t channels = geometry.channels_per_group();
   const std::int64_t taps = geometry.taps();
   for (std::int64_t n = 0; n < geometry.out_channels; ++n) {
-    const Column column = column_of(weight + n * geometry.fan_in(), geometry.fan_in(), digits);
+    const Column column = column_of(weight + n * geometry.fan_in(), geometry.fan_in());
     const std::int64_t first_channel = n / geometry.outputs_per_group() * channels;
     const double factor = std::ldexp(static_cast<double>(scale), -column.exponent);
     for (std::int64_t image = 0; image < spikes.rows; ++image) {
@@ -122,7 +121,7 @@ void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
       for (std::int64_t p : places)
         gradients.push_back(grad_currents[p * geometry.out_channels + n]);
       const Column column =
-          column_of(gradients.data(), static_cast<std::int64_t>(gradients.size()), outer_digits);
+          column_of(gradients.data(), static_cast<std::int64_t>(gradients.size()));
       const double factor = std::ldexp(static_cast<double>(scale), -column.exponent);
       for (std::int64_t c = 0; c < channels; ++c) {
         for (std::int64_t tap = 0; tap < taps; ++tap) {
@@ -156,8 +155,8 @@ void backward_digits(const Geometry& geometry, const float* grad_currents, std::
   const std::int64_t channels = geometry.channels_per_group();
   std::vector<Column> rows;
   for (std::int64_t image = 0; image < images; ++image) {
-    rows.push_back(column_of(grad_currents + image * geometry.out_features(),
-                             geometry.out_features(), most_digits));
+    rows.push_back(
+        column_of(grad_currents + image * geometry.out_features(), geometry.out_features()));
   }
   for (std::int64_t c = 0; c < geometry.in_channels; ++c) {
     const std::int64_t first_output = c / channels * outputs;
@@ -166,7 +165,7 @@ void backward_digits(const Geometry& geometry, const float* grad_currents, std::
       const float* const from = weight + ((first_output + n) * channels + c % channels) * taps;
       weights.insert(weights.end(), from, from + taps);
     }
-    const Column column = column_of(weights.data(), outputs * taps, most_digits);
+    const Column column = column_of(weights.data(), outputs * taps);
     for (std::int64_t image = 0; image < images; ++image) {
       const Column& row = rows[static_cast<std::size_t>(image)];
       for (std::int64_t position = 0; position < geometry.in_positions(); ++position) {
@@ -186,11 +185,11 @@ void backward_digits(const Geometry& geometry, const float* grad_currents, std::
             const Digits& g = row.weights[static_cast<std::size_t>(output * geometry.out_channels +
                                                                    first_output + n)];
             const Digits& w = column.weights[static_cast<std::size_t>(n * taps + tap)];
-            for (int i = 0; i < most_digits; ++i) {
-              for (int j = most_digits - 1 - i; j < most_digits; ++j) {
+            for (int i = 0; i < number_digits; ++i) {
+              for (int j = number_digits - 1 - i; j < number_digits; ++j) {
                 const auto product =
                     g[static_cast<std::size_t>(i)] * w[static_cast<std::size_t>(j)];
-                total += product << (8 * (i + j - (most_digits - 1)));
+                total += product << (8 * (i + j - (number_digits - 1)));
               }
             }
           }

@@ -8,9 +8,9 @@
 
 namespace h2learn::reference {
 
-/// Arguments are forward()'s, validated; `digits` is 3 or 4.
+/// Arguments are forward()'s, validated.
 void forward_digits(const Geometry& geometry, const PackedView& spikes, float scale,
-                    const float* weight, const float* bias, float* currents, int digits);
+                    const float* weight, const float* bias, float* currents);
 
 /// Arguments are weight_update()'s, validated; the gradients have enough digits.
 void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
