@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fastest.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
 #include "synapse_plan.hpp"
@@ -42,6 +43,7 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
   require_array("grad_currents", grad_currents, spikes.rows * geometry.out_features());
   require_array("grad_weight", grad_weight, geometry.weights());
   require_finite("scale", scale);
+  kernel = resolved(kernel, Product::weight_update, geometry, spikes);
   if (active_target() == Target::scalar) {
     if (kernel == Kernel::lut) {
       reference::weight_update_lut(geometry, spikes, scale, grad_currents, grad_weight, lut);

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 TARGETS = _core.available_targets()
-KERNELS = ("auto", "event", "dense", "digits")
+KERNELS = ("auto", "event", "dense", "digits", "fastest")
 ROUNDING = 2.0**-24
 """The most that rounding a number to float32 changes it, relative to it."""
 
