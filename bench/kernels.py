@@ -6,8 +6,8 @@
 Kernels: `forward`, `backward` (gradient at the inputs, with the mask), `weight_update`,
 `conv_neuron` (a convolution and its neurons, bits out) and `neuron` (forward and backward over T).
 Each is measured with kernel="auto", "fastest", "event", "dense" and by name ("digits" forward,
-"sampled" backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; each result is
-compared with float64. One process an instruction set, with torch held to the same; what one
+"sampled" backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; each result
+is compared with float64. One process an instruction set, with torch held to the same; what one
 instruction set runs by another's code is measured once. --quick is the best instruction set alone
 at a few rates; without it the layers of workload c and the other instruction sets are measured at a
 selection of rates and threads, and variants of one convolution ("auto" beside torch in float32) at

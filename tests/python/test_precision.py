@@ -167,6 +167,8 @@ def test_errors_beside_float32_sums(family, inputs, rate, unit, seed):
     for kernel in kernels_for(family):
         ratios = layer.ratios(kernel)
         assert ratios.max() <= 1, f"{kernel}: {ratios} of what is allowed, {layer.digits()} digits"
+        if kernel == "fastest":  # not the same everywhere: held to the promise on every target
+            continue
         currents = layer.currents(kernel)
         for target in TARGETS[1:]:  # the reference gives the same bits, slowly: below
             _core.set_target(target)
