@@ -137,7 +137,8 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	$(BENCH_VENV)/bin/python bench/results.py $(BENCH_REPORTS)
 
 # TUNE=--quick takes a few minutes. What it writes, the next build reads. TUNE=--sampled is for a
-# release: it changes the order of additions (docs/benchmarks.md).
+# release: it changes the order of additions; TUNE=--digits measures where `fastest` takes digits
+# (docs/benchmarks.md).
 tune: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench --target h2learn_tune

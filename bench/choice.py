@@ -108,6 +108,26 @@ class Choice(ABC):
         return min(self.ways_of(layer), key=lambda way: self.cost(layer, way, constants))
 
 
+class NamedChoice(Choice):
+    """Between a kernel and the two others, by times beside the dense one's.
+
+    Which of the two then runs, KernelChoice decides. The named one is the last of `ways`.
+    """
+
+    unit = "times of the dense kernel"
+    unit_ns = 1.0
+
+    def size(self, sample: Sample) -> float:
+        """The dense kernel's nanoseconds, of which `terms` are parts."""
+        return sample.ns["dense"]
+
+    def regret(self, sample: Sample, way: str) -> float:
+        """Of the better of the two others where the named one is not chosen."""
+        if way == self.ways[-1]:
+            return sample.regret(way)
+        return min(sample.regret(other) for other in self.ways[:-1])
+
+
 # ---- files of constants
 
 

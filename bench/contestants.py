@@ -8,6 +8,7 @@ u <- 0.5 u + x, a spike above 1, hard reset, detached. `NeuronOptions` keep the 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,15 +67,17 @@ class Contestant:
 
 @dataclass(frozen=True)
 class NeuronOptions:
-    """How the neurons are trained.
+    """How the neurons are trained, and what h2learn computes synapses with.
 
     Attributes:
         detach_reset: no gradient through the spike in the reset.
         membrane: of h2learn, which alone offers the choice: "store" or "recompute".
+        kernel: of h2learn's synapses.
     """
 
     detach_reset: bool = True
     membrane: str = "store"
+    kernel: str = "auto"
 
 
 DETACHED = NeuronOptions()
@@ -329,10 +332,10 @@ def h2learn(
     model = _assemble(
         problem,
         parameters,
-        conv=spiking.Conv2d,
+        conv=functools.partial(spiking.Conv2d, kernel=options.kernel),
         pool=spiking.AvgPool2d,
         flatten=spiking.Flatten,
-        linear=spiking.Linear,
+        linear=functools.partial(spiking.Linear, kernel=options.kernel),
         neuron=lambda: spiking.LIF(
             DECAY,
             THRESHOLD,

@@ -13,6 +13,7 @@ large convolution in float64 takes longer than the measurement.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -344,6 +345,7 @@ def h2learn_kernels(
         return
     for rate in rates:
         yield "auto", rate, True
+        yield "fastest", rate, True
         yield "event", rate, True
     yield "dense", middle(case, rates), False
     if named:
@@ -689,13 +691,13 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         return error(rate, spikes[:, None])
 
     at = middle(case, rates)
-    for kernel, rate in [*(("auto", rate) for rate in rates), ("digits", at)]:
+    for kernel, rate in [*itertools.product(("auto", "fastest"), rates), ("digits", at)]:
         inputs = inputs_at(rate)
         run = functools.partial(ours, inputs, kernel)
         check = functools.partial(our_error, rate)
         bits = case.images * features / 8
         way = Way(f"h2learn-{kernel}", run, check, inputs.nbytes + weight.nbytes, 2 * bits)
-        way.rate = rate if kernel == "auto" else None
+        way.rate = rate if kernel != "digits" else None
         yield way
     for rival in rivals_of(case, bf16):
         x, w = rival(inputs_at(at).dense()), rival(weight)

@@ -5,9 +5,9 @@
 
 Kernels: `forward`, `backward` (gradient at the inputs, with the mask), `weight_update`,
 `conv_neuron` (a convolution and its neurons, bits out) and `neuron` (forward and backward over T).
-Each is measured with kernel="auto", "event", "dense" and by name ("digits" forward, "sampled"
-backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; each result is
-compared with float64. One process an instruction set, with torch held to the same; what one
+Each is measured with kernel="auto", "fastest", "event", "dense" and by name ("digits" forward,
+"sampled" backward) beside torch in float32, bfloat16 and as a CSR matrix, interleaved; each result
+is compared with float64. One process an instruction set, with torch held to the same; what one
 instruction set runs by another's code is measured once. --quick is the best instruction set alone
 at a few rates; without it the layers of workload c and the other instruction sets are measured at a
 selection of rates and threads, and variants of one convolution ("auto" beside torch in float32) at
@@ -63,7 +63,7 @@ VARIANT_WAYS = ("h2learn-auto", BASE_WAY, "torch-float32")
 FEW_LAYERS = ("c:conv2", "c:linear1")
 FUSED = "c:conv2"
 INT8 = "ceiling-int8x3"
-OURS = ("h2learn-auto", "h2learn-digits", "h2learn-sampled")
+OURS = ("h2learn-auto", "h2learn-fastest", "h2learn-digits", "h2learn-sampled")
 BF16_TARGETS = ("avx512", "avx512vnni", "amx")
 ERROR_TOLERANCE = {"conv_neuron": 1e-3}
 DEFAULT_ERROR_TOLERANCE = 1e-5
@@ -260,7 +260,7 @@ def measure_elsewhere(target: str, options: argparse.Namespace) -> list[Row]:
 
 
 def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> list[Row]:
-    """One row for each measurement of `auto`, `digits` and `sampled` and each of its rivals there.
+    """One row for each measurement of `OURS` and each of its rivals there.
 
     `ratio` is the rival's time over that of the kernel named in `h2learn_kernel`; of a rival's
     memory formats the fastest counts. The rival `ceiling` is the least time that the machine's

@@ -23,7 +23,8 @@ class Layer:
 
     Attributes:
         product: ``forward``, ``weight_update`` (bits), ``backward``, ``forward_values``,
-            ``weight_update_values`` (floats); ``masked_backward``, a whole backward pass.
+            ``weight_update_values`` (floats); ``masked_backward``, a whole backward pass;
+            ``digits_forward``, ``digits_backward``, ``digits_weight_update``, each whole.
         channels: of its inputs; `size` their height and width.
         outputs: channels of its outputs.
         kernel: taps a side; `padding` and `stride` likewise.
@@ -74,17 +75,17 @@ class Layer:
     @property
     def is_bits(self) -> bool:
         """Spikes rather than floats are what can be zero."""
-        return self.product in ("forward", "weight_update")
+        return self.product.removeprefix("digits_") in ("forward", "weight_update")
 
     @property
     def is_outer(self) -> bool:
         """A weight gradient."""
-        return self.product.startswith("weight_update")
+        return self.product.removeprefix("digits_").startswith("weight_update")
 
     @property
     def is_backward(self) -> bool:
         """Gradients of inputs."""
-        return self.product in ("backward", "masked_backward")
+        return self.product in ("backward", "masked_backward", "digits_backward")
 
     @property
     def window_channels(self) -> int:

@@ -2,7 +2,7 @@
 
     python bench/peers.py [--workloads a,b,c] [--threads 1,2] [--rounds 9] [--surrogate rect]
                           [--reset detached|kept] [--membrane store|recompute] [--peers ...]
-                          [--target avx2] [--json FILE]
+                          [--kernel fastest] [--target avx2] [--json FILE]
 
 Same network, weights, neuron and inputs for all, in one process, interleaved. A step clears the
 gradients, resets the neurons, runs forward, cross-entropy on the mean output rate, and backward.
@@ -40,6 +40,7 @@ from contestants import (
     versions,
 )
 from h2learn import _core
+from h2learn.kernels import KERNELS
 from measure import Timing, interleave, relative_error, saved_bytes, time_limit
 from problems import SURROGATE_WIDTHS, WORKLOADS, Problem, make_problem
 from rich import box
@@ -275,10 +276,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(machine.line(), soft_wrap=True)
-    neurons = NeuronOptions(options.reset == "detached", options.membrane)
+    neurons = NeuronOptions(options.reset == "detached", options.membrane, options.kernel)
     console.print(
         f"target {_core.active_target()}, surrogate {options.surrogate}, reset {options.reset}, "
-        f"membrane {options.membrane}, medians of {options.rounds} rounds\n"
+        f"membrane {options.membrane}, kernel {options.kernel}, "
+        f"medians of {options.rounds} rounds\n"
     )
     report: dict[str, Any] = {
         "command": machine.command("peers", arguments),
@@ -288,6 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         "surrogate": options.surrogate,
         "reset": options.reset,
         "membrane": options.membrane,
+        "kernel": options.kernel,
         "rounds": options.rounds,
         "seed": options.seed,
         "weights": options.weights,
@@ -405,6 +408,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--membrane", choices=["store", "recompute"], default="store",
         help="what h2learn's neurons do (default: %(default)s)")  # fmt: skip
+    add("--kernel", choices=list(KERNELS), default="auto",
+        help="of h2learn's synapses (default: %(default)s)")  # fmt: skip
     add("--peers", type=choices(CONTESTANTS), default=list(CONTESTANTS), help="which of "
         + ",".join(CONTESTANTS))  # fmt: skip
     add("--target", choices=TARGETS, help="hold h2learn and torch to it (default: do not)")

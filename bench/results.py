@@ -33,14 +33,16 @@ def section(report: Report) -> tuple[str, str]:
     if "benchmarks" in report:
         return "google-benchmark", _google_benchmark(report)
     if "operators" in report:
-        return "step", _heading(report) + _tables(step.tables(report), report)
+        return f"step{_kernel(report)}", _heading(report) + _tables(step.tables(report), report)
     if "ceilings" in report:
         return "kernels", _heading(report) + _tables(kernel_tables.tables(report), report)
     if "clocked_cycles_per_second" in report:
         return "accelerator", _heading(report) + _accelerator(report)
     if "workloads" in report:
         held = f"-{report['target']}" if report["target"] else ""
-        return f"peers-{report['surrogate']}{held}", _heading(report) + _peers(report)
+        return f"peers-{report['surrogate']}{held}{_kernel(report)}", _heading(report) + _peers(
+            report
+        )
     if "rows" in report and "task" in report["rows"][0]:
         return "accuracy", _heading(report) + _accuracy(report)
     raise ValueError(
@@ -78,6 +80,10 @@ def main(files: list[str]) -> int:
     return 0
 
 
+def _kernel(report: Report) -> str:
+    return "" if report["kernel"] == "auto" else f"-{report['kernel']}"
+
+
 def _heading(report: Report) -> str:
     return f"`{report['command']}`\n\n{machine.line(report['machine'])}\n\n"
 
@@ -85,7 +91,8 @@ def _heading(report: Report) -> str:
 def _peers(report: Report) -> str:
     parts = [
         "Versions: " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
-        + f". Surrogate {report['surrogate']}, medians of {report['rounds']} rounds.\n"
+        + f". Surrogate {report['surrogate']}, kernel {report['kernel']}, medians of "
+        f"{report['rounds']} rounds.\n"
     ]  # fmt: skip
     for letter, workload in report["workloads"].items():
         rates = ", ".join(f"{100 * r:.1f}" for r in workload["firing_rates"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import choice
-from choice import Choice, Constants, Row, Sample
+from choice import Constants, NamedChoice, Row
 from kernel_tables import percent
 from layer import Layer
 
@@ -58,27 +58,15 @@ def render(row: Row) -> str:
     return _HEAD + "\n".join([f"// {row.origin}", *choice.render(row.costs.as_dict()), ""])
 
 
-class SampledChoice(Choice):
-    """Between ``sampled`` and the two others. Which of these then runs, KernelChoice decides."""
+class SampledChoice(NamedChoice):
+    """Between ``sampled`` and the two others."""
 
     ways = ("dense", "event", "sampled")
-    unit = "times of the dense kernel"
-    unit_ns = 1.0
     groups = "gradients"
 
     def group(self, layer: Layer) -> str:
         """How many of the gradients at its outputs are not zero."""
         return f"{percent(layer.density)} not zero"
-
-    def size(self, sample: Sample) -> float:
-        """The dense kernel's nanoseconds, of which `terms` are parts."""
-        return sample.ns["dense"]
-
-    def regret(self, sample: Sample, way: str) -> float:
-        """Of the better of the two others where `sampled` is not chosen."""
-        if way == "sampled":
-            return sample.regret(way)
-        return min(sample.regret("dense"), sample.regret("event"))
 
     def terms(self, layer: Layer, way: str) -> dict[str, float]:
         """How often a product pays each cost; `unit` is the dense kernel's own."""

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, and how close its products are to the machine's roof.
 
     python bench/step.py [--workloads a,b,c] [--threads 1,2] [--rounds 5] [--peer spikingjelly]
-                         [--json FILE]
+                         [--kernel fastest] [--json FILE]
 
 Times every operator of h2learn in the step of peers.py, and lays beside each product of synapses
 the least time in which one of its kernels could do that work at the rates that bench/ceiling.cpp
@@ -31,8 +31,9 @@ import peers
 import torch
 from arguments import choices, count, counts
 from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
-from contestants import CONTESTANTS, DETACHED, reference
+from contestants import CONTESTANTS, DETACHED, NeuronOptions, reference
 from h2learn import _core, ops
+from h2learn.kernels import KERNELS
 from kernel_tables import Table, show
 from problems import WORKLOADS, Problem, make_problem
 from rich.console import Console
@@ -187,13 +188,15 @@ def watched(calls: list[Call]) -> Iterator[Callable[[], None]]:
             setattr(ops, name, function)
 
 
-def measure_calls(problem: Problem, surrogate: str, steps: int) -> tuple[list[Call], float]:
+def measure_calls(
+    problem: Problem, surrogate: str, steps: int, neurons: NeuronOptions = DETACHED
+) -> tuple[list[Call], float]:
     """The operators of `steps` steps, each with its times, and the milliseconds of a whole step.
 
     The first step is not counted.
     """
     parameters = [nn.Parameter(w) for w in problem.weights]
-    ours = CONTESTANTS["h2learn"](problem, parameters, surrogate, DETACHED)
+    ours = CONTESTANTS["h2learn"](problem, parameters, surrogate, neurons)
     calls: list[Call] = []
     whole = []
     with watched(calls) as restart:
@@ -216,15 +219,17 @@ def measure(
 ) -> tuple[Row, list[Row]]:
     """The step, and a row for each operator (of the same kind and layer: their sum)."""
     torch.set_num_threads(threads)
+    neurons = NeuronOptions(kernel=options.kernel)
     ours, peer = peers.run_workload(
-        problem, expected, ["h2learn", options.peer], options.surrogate, options.rounds, 180.0
-    )
+        problem, expected, ["h2learn", options.peer], options.surrogate, options.rounds, 180.0,
+        neurons,
+    )  # fmt: skip
     if not ours.agrees or ours.timing is None:
         raise RuntimeError(f"h2learn disagrees with float64: {ours.reason}")
     step_ms = ours.timing.median_ms
     steps = max(options.rounds, min(50, round(2e3 / step_ms)))
     rows: dict[tuple[str, str], Row] = {}
-    calls, watched_ms = measure_calls(problem, options.surrogate, steps)
+    calls, watched_ms = measure_calls(problem, options.surrogate, steps, neurons)
     for call in calls:
         layer = call.work.layer if call.work else ""
         row = rows.setdefault(
@@ -258,7 +263,7 @@ def measure(
 def tables(report: dict[str, Any]) -> list[Table]:
     """One table of steps, and one of operators for each workload and number of threads."""
     summary = Table(
-        "Steps beside the roof of their products",
+        f"Steps beside the roof of their products, kernel {report['kernel']}",
         ["workload", "threads", "step, ms", "1 thread over this", "products' least, ms", "peer",
          "peer, ms", "ratio", "ratio at the roof", "goal"],
         [],
@@ -321,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         "command": machine.command("step", arguments),
         "machine": machine.facts(),
         "surrogate": options.surrogate,
+        "kernel": options.kernel,
         "rounds": options.rounds,
         "steps": [],
         "operators": [],
@@ -355,6 +361,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--surrogate", choices=["rect", "triangle", "atan"], default="rect")
     add("--peer", choices=[name for name in CONTESTANTS if name != "h2learn"],
         default="spikingjelly", help="default: %(default)s")  # fmt: skip
+    add("--kernel", choices=list(KERNELS), default="auto",
+        help="of h2learn's synapses (default: %(default)s)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything as data")
     return parser.parse_args(arguments)
 

@@ -1,5 +1,6 @@
 // Times a layer's products by each single kernel, for tune.py, which fits the costs by which `auto`
-// chooses (cpp/src/kernels/costs.inc, cpp/src/sampled_costs.inc).
+// chooses (cpp/src/kernels/costs.inc, cpp/src/sampled_costs.inc), and `fastest`
+// (cpp/src/digits_costs.inc).
 //
 //     h2learn_tune TARGET ROUNDS < layers
 //
@@ -18,6 +19,14 @@
 //
 //     masked_backward C H W N KERNEL PADDING STRIDE IMAGES DENSITY NEEDED
 //     {"event": ..., "dense": ..., "sampled": ..., "auto": ..., "chosen": "sampled" or "others"}
+//
+// And whole products of bits or, backward, of floats without a mask:
+//
+//     digits_forward, digits_backward or digits_weight_update C H W N KERNEL PADDING STRIDE IMAGES
+//         DENSITY
+//     {"event": ..., "dense": ..., "digits": ..., "auto": ..., "chosen": "digits" or "others"}
+//
+// `auto` is `fastest` then. A product that digits do not compute, and leave to `auto`, has none.
 //
 // Kernels take turns, and medians count. Times are of the one thread's processor time: other
 // programs may run beside it.
@@ -40,6 +49,8 @@
 #include <vector>
 
 #include "h2learn/backward.hpp"
+#include "h2learn/forward.hpp"
+#include "h2learn/weight_update.hpp"
 #include "kernels/synapse_scatter.hpp"
 #include "synapse_plan.hpp"
 
@@ -58,6 +69,7 @@ struct Job {
   double needed;  ///< part of the mask that is set
 
   bool is_masked() const { return product == "masked_backward"; }
+  bool is_digits() const { return product.starts_with("digits_"); }
   bool has_values() const { return product != "forward" && product != "weight_update"; }
   bool is_outer() const { return product.starts_with("weight_update"); }
 };
@@ -75,7 +87,8 @@ Job parse(const std::string& line) {
   if (job.is_masked()) text >> job.needed;
   const std::vector<std::string> products = {
       "forward",        "weight_update",        "backward",
-      "forward_values", "weight_update_values", "masked_backward"};
+      "forward_values", "weight_update_values", "masked_backward",
+      "digits_forward", "digits_backward",      "digits_weight_update"};
   if (!text || std::find(products.begin(), products.end(), job.product) == products.end() ||
       job.images < 1) {
     throw std::invalid_argument("not a product: " + line);
@@ -275,6 +288,66 @@ void measure_masked_backward(const Job& job, int rounds) {
           few ? "sampled" : "others", rounds);
 }
 
+/// A product as a layer calls it, ready to be computed by any kernel.
+class WholeProduct {
+ public:
+  explicit WholeProduct(const Job& job)
+      : job_(job),
+        spikes_(job.product == "digits_backward"
+                    ? std::vector<std::uint64_t>()
+                    : Random(job.density).words(job.images, job.geometry.in_features())),
+        gradients_(Random(job.product == "digits_backward" ? job.density : 1)
+                       .values(job.images * job.geometry.out_features(), true)),
+        weight_(Random(1).values(job.geometry.weights(), false)) {
+    const Geometry& geometry = job.geometry;
+    const std::int64_t results =
+        job.product == "digits_forward"    ? job.images * geometry.out_features()
+        : job.product == "digits_backward" ? job.images * geometry.in_features()
+                                           : geometry.weights();
+    out_.resize(static_cast<std::size_t>(results));
+  }
+
+  void run(Kernel kernel) {
+    if (job_.product == "digits_forward") {
+      forward(job_.geometry, view(), 1, weight_.data(), nullptr, out_.data(), kernel);
+    } else if (job_.product == "digits_backward") {
+      backward(job_.geometry, gradients_.data(), job_.images, weight_.data(), nullptr, out_.data(),
+               kernel);
+    } else {
+      weight_update(job_.geometry, view(), 1, gradients_.data(), out_.data(), kernel);
+    }
+  }
+
+  std::vector<float> result(Kernel kernel) {
+    run(kernel);
+    return out_;
+  }
+
+ private:
+  PackedView view() const { return {spikes_.data(), 1, job_.images, job_.geometry.in_features()}; }
+
+  Job job_;
+  std::vector<std::uint64_t> spikes_;
+  std::vector<float> gradients_;
+  std::vector<float> weight_;
+  std::vector<float> out_;
+};
+
+void measure_digits(const Job& job, int rounds) {
+  WholeProduct product(job);
+  const auto way = [&](const char* name, Kernel kernel) {
+    return Way{name, [&product, kernel] { product.run(kernel); }};
+  };
+  std::vector<Way> ways = {way("event", Kernel::event), way("dense", Kernel::dense),
+                           way("auto", Kernel::fastest)};
+  // Sums that are rounded otherwise tell digits from what they leave to `auto`.
+  const std::vector<float> digits = product.result(Kernel::digits);
+  const bool has_digits = digits != product.result(Kernel::automatic);
+  if (has_digits) ways.push_back(way("digits", Kernel::digits));
+  const bool chosen = has_digits && product.result(Kernel::fastest) == digits;
+  measure(std::move(ways), chosen ? "digits" : "others", rounds);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -287,6 +360,8 @@ int main(int count, char** arguments) {
       const Job job = parse(line);
       if (job.is_masked()) {
         measure_masked_backward(job, rounds);
+      } else if (job.is_digits()) {
+        measure_digits(job, rounds);
       } else {
         measure_product(job, rounds);
       }

@@ -2,6 +2,7 @@
 
     python bench/tune.py [--quick] [--targets avx2] [--program FILE] [--out FILE] [--json FILE]
     python bench/tune.py --sampled [...]
+    python bench/tune.py --digits [...]
 
 kernel="auto" chooses between the event kernels and the dense ones by a model of their costs
 (`cpp/src/kernels/synapse_choice.hpp`), whose constants stand in `cpp/src/kernels/costs.inc`, a row
@@ -15,6 +16,10 @@ takes `sampled` for gradients of inputs, on the best instruction set (or on all 
 set of samples). The order of additions follows from that choice: builds with different rows compute
 different gradients in the last bits. A new row belongs to a release of the project, not to a
 machine, and so is made only when asked for.
+
+With --digits it does the same with the rows of `cpp/src/digits_costs.inc`, by which
+kernel="fastest" takes `digits`, one for each instruction set that multiplies bytes and each product
+that digits compute. Where they gain nothing there is no row.
 
 Exit status: 0; 1 when a kernel could not be measured; 2 for a wrong argument. See
 docs/benchmarks.md.
@@ -35,27 +40,32 @@ from typing import Any
 
 import choice as choice_files
 import costs
+import digits_costs
 import machine
 import sampled_costs
 from arguments import choices, count
 from choice import Choice, Constants, Row, Sample
 from costs import KernelChoice
+from digits_costs import DigitsChoice
 from fitting import fit, losses, measured_losses
 from h2learn import _core
 from kernel_tables import AUTO_SLACK, Table, show
 from layer import FEW_IMAGES, Layer
 from rich.console import Console
 from sampled_costs import SampledChoice
+from targets import DIGITS_ONLY
 
 PROGRAM = Path("build/bench/bench/h2learn_tune")
 # avx512vnni and amx run avx512's kernels; the plain reference has no choice to make.
 WIDTHS = {"baseline": 16, "avx2": 32, "avx512": 64}
 TARGETS = [target for target in _core.available_targets() if target in WIDTHS]
+DIGITS_TARGETS = [target for target in _core.available_targets() if target in DIGITS_ONLY]
 
 BIT_DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 VALUE_DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 MASKED_DENSITIES = (0.05, 0.15, 0.35, 0.6, 1.0)
 NEEDED = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
+DIGITS_DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.35, 0.6)
 QUICK = slice(1, None, 3)
 # Channels and size of the inputs, channels of the outputs, kernel, padding, stride.
 LINEAR = ((784, 1, 512), (1152, 1, 128), (2304, 1, 256), (512, 1, 10), (512, 1, 1024), (128, 1, 64),
@@ -96,6 +106,16 @@ def masked_grid(quick: bool) -> list[Layer]:
         for density, needed in itertools.product(MASKED_DENSITIES[kept], NEEDED[kept])
     ]
     return [layer for layer in layers if layer.size > 1 or layer.images > FEW_IMAGES]
+
+
+def digits_grid(product: str, quick: bool) -> list[Layer]:
+    """Whole products, of few positions and of many: packing weights counts for less there."""
+    shapes = dict.fromkeys(_shapes(quick) + _shapes(quick, MASKED_ROWS))
+    densities = DIGITS_DENSITIES[QUICK] if quick else DIGITS_DENSITIES
+    return [
+        Layer(f"digits_{product}", *shape, density)
+        for shape, density in itertools.product(shapes, densities)
+    ]
 
 
 def _shapes(quick: bool, least_rows: int = 0) -> list[tuple[int, ...]]:
@@ -153,7 +173,8 @@ def main(arguments: list[str] | None = None) -> int:
         "rounds": options.rounds,
     }  # fmt: skip
     try:
-        report["targets"] = (tune_sampled if options.sampled else tune_kernels)(options, console)
+        tune = tune_sampled if options.sampled else tune_digits if options.digits else tune_kernels
+        report["targets"] = tune(options, console)
     except (OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -206,6 +227,33 @@ def tune_sampled(options: argparse.Namespace, console: Console) -> dict[str, Any
         "machine.",
         soft_wrap=True,
     )
+    return report
+
+
+def tune_digits(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The rows of digits_costs.inc, a target's and product's each; what to report of each."""
+    rows = digits_costs.parse(digits_costs.FILE.read_text())
+    report = {}
+    for target, product in itertools.product(
+        options.targets or DIGITS_TARGETS, digits_costs.PRODUCTS
+    ):
+        choice = DigitsChoice(target)
+        layers = digits_grid(product, options.quick)
+        layers = [layer for layer in layers if "digits" in choice.ways_of(layer)]
+        key = target, product
+        if not any("digits" in s.ns for s in measure(options.program, target, layers[-3:], 1)):
+            console.print(f"{target}, {product}: digits leave it to auto")
+            continue
+        old = rows[key].costs if key in rows else digits_costs.NEVER
+        samples = measure(options.program, target, layers, options.rounds)
+        new = fit(samples, old, choice).rounded()
+        title = f"{target}, {product}"
+        report[title] = _compare(console, title, samples, old, new, choice)
+        if losses(samples, new, choice).mean < losses(samples, old, choice).mean:
+            rows[key] = Row(_origin("make tune TUNE=--digits", target), new)
+        else:
+            console.print(f"{title}: the old constants lose less and stay")
+    _write(console, digits_costs.render(rows), options.out or digits_costs.FILE)
     return report
 
 
@@ -272,10 +320,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a ninth of the grid, some minutes")
+    every = list(dict.fromkeys([*TARGETS, *DIGITS_TARGETS]))
     add(
         "--targets",
-        type=choices(TARGETS),
-        help="of " + ",".join(TARGETS) + " (default: all; with --sampled the last)",
+        type=choices(every),
+        help="of " + ",".join(every) + " (default: all that have a row; with --sampled the last)",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -289,11 +338,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="where `auto` takes `sampled`: changes the order of additions, for releases",
     )
+    what.add_argument(
+        "--digits", action="store_true", help="where `fastest` takes `digits`, beside `auto`"
+    )
     add("--rounds", type=count, default=7, help="turns of each kernel")
     add("--program", type=Path, default=PROGRAM, help="h2learn_tune (default: %(default)s)")
     add("--out", type=Path, help="the file to write (default: the build's)")
     add("--json", type=Path, metavar="FILE", help="write everything as data")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    allowed = DIGITS_TARGETS if options.digits else TARGETS
+    if not set(options.targets or []) <= set(allowed):
+        parser.error(f"--targets must be of {','.join(allowed)} here")
+    return options
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "digits_backward.hpp"
+#include "fastest.hpp"
 #include "h2learn/spikes.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
@@ -39,6 +40,33 @@ double estimate_nonzero(const float* values, std::int64_t count) {
   return static_cast<double>(set) / static_cast<double>(std::max<std::int64_t>(seen, 1));
 }
 
+/// What Method::sampled costs beside the dense kernel; 1 where it cannot be cheaper.
+double cost_of_sampled(const Geometry& geometry, std::int64_t images, const std::uint64_t* mask) {
+  const std::int64_t features = images * geometry.in_features();
+  if (mask == nullptr || features == 0) return 1;
+  // These read their weights in place (SynapseKernels::reads_in_place), which sampling could not.
+  const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
+  if (linear && images <= few_images) return 1;
+  const auto channels = static_cast<double>(geometry.channels_per_group());
+  const auto terms = static_cast<double>(geometry.taps() * geometry.outputs_per_group());
+  const double sampled = costs.fixed + costs.by_channels / channels + costs.by_terms / terms;
+  if (sampled >= 1) return 1;
+  const std::int64_t set = popcount({mask, 1, images, geometry.in_features()});
+  const double needed = static_cast<double>(set) / static_cast<double>(features);
+  return std::min(sampled + (costs.needed + costs.needed_by_terms / terms) * needed, 1.0);
+}
+
+/// What Kernel::fastest stands for in a backward pass.
+Kernel resolved(Kernel kernel, const Geometry& geometry, const float* grad_currents,
+                std::int64_t images, const std::uint64_t* mask) {
+  if (kernel != Kernel::fastest) return kernel;
+  if (!digits_may_pay(Product::backward, geometry, images)) return Kernel::automatic;
+  const double nonzero = estimate_nonzero(grad_currents, images * geometry.out_features());
+  const double sampled = cost_of_sampled(geometry, images, mask);
+  return digits_pay(Product::backward, geometry, images, nonzero, 1, sampled) ? Kernel::digits
+                                                                              : Kernel::automatic;
+}
+
 bool runs_sampled(const Geometry& geometry, const float* grad_currents, std::int64_t images,
                   const std::uint64_t* mask, Kernel kernel) {
   if (mask == nullptr) return false;
@@ -52,19 +80,9 @@ bool runs_sampled(const Geometry& geometry, const float* grad_currents, std::int
 
 bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_t images,
                const std::uint64_t* mask) {
-  const std::int64_t features = images * geometry.in_features();
-  if (mask == nullptr || features == 0) return false;
-  // These read their weights in place (SynapseKernels::reads_in_place), which sampling could not.
-  const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
-  if (linear && images <= few_images) return false;
+  const double sampled = cost_of_sampled(geometry, images, mask);
+  if (sampled >= 1) return false;
   const auto channels = static_cast<double>(geometry.channels_per_group());
-  const auto terms = static_cast<double>(geometry.taps() * geometry.outputs_per_group());
-  double sampled = costs.fixed + costs.by_channels / channels + costs.by_terms / terms;
-  if (sampled >= 1) return false;
-  const std::int64_t set = popcount({mask, 1, images, geometry.in_features()});
-  const double needed = static_cast<double>(set) / static_cast<double>(features);
-  sampled += (costs.needed + costs.needed_by_terms / terms) * needed;
-  if (sampled >= 1) return false;
   const double nonzero = estimate_nonzero(grad_currents, images * geometry.out_features());
   return sampled < costs.events + costs.events_by_channels / channels + costs.nonzero * nonzero;
 }
@@ -76,6 +94,7 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
   require_array("grad_currents", grad_currents, images * geometry.out_features());
   require_array("weight", weight, geometry.weights());
   require_array("grad_inputs", grad_inputs, images * geometry.in_features());
+  kernel = resolved(kernel, geometry, grad_currents, images, mask);
   if (kernel == Kernel::digits && images > 0) {
     const BackwardNumbers numbers = quantize_backward(geometry, grad_currents, images, weight);
     if (numbers.apply) {

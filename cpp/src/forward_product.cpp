@@ -1,5 +1,6 @@
 #include "forward_product.hpp"
 
+#include "fastest.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
 
@@ -18,6 +19,7 @@ ForwardProduct::ForwardProduct(const Geometry& geometry, const PackedView& spike
   require_lut(lut);
   require_finite("scale", scale);
   require_weights();
+  kernel = resolved(kernel, Product::forward, geometry, spikes);
   if (kernel == Kernel::digits) {
     const Quantization numbers = quantize(geometry, weight, spikes.planes);
     if (numbers.applies) {

@@ -12,9 +12,10 @@ Kernel kernel_from_name(std::string_view name) {
   if (name == "lut") return Kernel::lut;
   if (name == "digits") return Kernel::digits;
   if (name == "sampled") return Kernel::sampled;
+  if (name == "fastest") return Kernel::fastest;
   throw std::invalid_argument(
-      "kernel must be one of auto, event, dense, lut, digits, sampled, got '" + std::string(name) +
-      "'");
+      "kernel must be one of auto, event, dense, lut, digits, sampled, fastest, got '" +
+      std::string(name) + "'");
 }
 
 }  // namespace h2learn

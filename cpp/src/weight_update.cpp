@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "digits_update.hpp"
+#include "fastest.hpp"
 #include "reference/synapse.hpp"
 #include "synapse_checks.hpp"
 #include "synapse_plan.hpp"
@@ -43,6 +44,7 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
   require_array("grad_currents", grad_currents, spikes.rows * geometry.out_features());
   require_array("grad_weight", grad_weight, geometry.weights());
   require_finite("scale", scale);
+  kernel = resolved(kernel, Product::weight_update, geometry, spikes);
   if (kernel == Kernel::digits &&
       weight_update_by_digits(geometry, spikes, scale, grad_currents, grad_weight)) {
     return;

@@ -323,7 +323,7 @@ def synapse(
         bias: [N] or None.
         lead: number of leading (row) dimensions.
         shape: `ops.geometry(...)`, matching `inputs` and `weight`.
-        kernel: "auto", "event", "dense", "lut", "digits" or "sampled".
+        kernel: "auto", "event", "dense", "lut", "digits", "sampled" or "fastest".
         deferred: compute nothing. The result must go, as it is, to `soma` with the same `lead`, in
             this thread and before any other currents are made; it computes the currents of a few
             samples at a time. Anybody else reads NaNs. Not inside `torch.compile`.

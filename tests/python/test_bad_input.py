@@ -155,7 +155,7 @@ CALLS = {
     "groups of 0": (lambda: nn.Conv2d(3, 4, 3, groups=0), ValueError, ["groups", "0"]),
     "unknown kernel": (
         lambda: nn.Linear(3, 4, kernel="fast"), ValueError,
-        ["kernel", "auto", "event", "dense", "lut", "digits", "sampled", "'fast'"]),
+        ["kernel", "auto", "event", "dense", "lut", "digits", "sampled", "fastest", "'fast'"]),
     "unknown kernel for a model": (
         lambda: set_kernel(MODEL, "fast"), ValueError, ["kernel", "auto", "'fast'"]),
     # synapses: running them

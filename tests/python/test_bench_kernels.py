@@ -60,7 +60,7 @@ def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
         assert way.read_bytes > 0
         assert way.written_bytes > 0
     expected = {"h2learn-auto", "h2learn-dense", "torch-float32", "torch-bf16"}
-    expected |= {"h2learn-event"} if case != "analog" else set()
+    expected |= {"h2learn-event", "h2learn-fastest"} if case != "analog" else set()
     expected |= {"torch-csr"} if (kernel, case) == ("forward", "vectors") else set()
     expected |= {"h2learn-digits"} if kernel == "forward" and case != "analog" else set()
     expected |= {"h2learn-sampled"} if kernel == "backward" and case != "counts" else set()

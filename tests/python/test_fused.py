@@ -54,7 +54,7 @@ LAYERS = {
     "conv": lambda kernel: [nn.Conv2d(2, 4, 3, padding=1, kernel=kernel)],
     "conv with groups": lambda kernel: [nn.Conv2d(2, 6, (3, 2), 2, groups=2, kernel=kernel)],
 }  # fmt: skip
-KERNELS = ("auto", "event", "dense", "lut", "digits", "sampled")
+KERNELS = ("auto", "event", "dense", "lut", "digits", "sampled", "fastest")
 
 
 def both(model: nn.Sequential) -> list[nn.Sequential]:

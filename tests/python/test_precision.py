@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 TARGETS = _core.available_targets()
-KERNELS = ("auto", "event", "dense", "digits")
+KERNELS = ("auto", "event", "dense", "digits", "fastest")
 ROUNDING = 2.0**-24
 """The most that rounding a number to float32 changes it, relative to it."""
 
@@ -196,9 +196,9 @@ def test_errors_beside_float32_sums(family, inputs, rate, unit, seed):
     layer = Layer(family, inputs, rate, seed, unit, rows=max(64, 2**20 // inputs // 4))
     for kernel in kernels_for(family):
         ratios = layer.ratios(kernel)
-        assert ratios.max() <= 1, (
-            f"{kernel}: {ratios} of what is allowed"
-        )
+        assert ratios.max() <= 1, f"{kernel}: {ratios} of what is allowed"
+        if kernel == "fastest":  # not the same everywhere: held to the promise on every target
+            continue
         currents = layer.currents(kernel)
         for target in TARGETS[1:]:  # the reference gives the same bits, slowly: below
             _core.set_target(target)

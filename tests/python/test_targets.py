@@ -83,6 +83,10 @@ SMALL = {
 }
 
 
+SAME_EVERYWHERE = sorted(set(KERNELS) - {"fastest"})
+BYTES = ("avx512vnni", "amx")
+
+
 def test_there_is_a_reference():
     assert TARGETS[0] == "scalar"
     assert build_info()["targets"] == TARGETS
@@ -90,7 +94,7 @@ def test_there_is_a_reference():
     assert build_info()["active_target"] == AT_START
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SAME_EVERYWHERE)
 @pytest.mark.parametrize("name", SMALL)
 def test_same_bits_with_every_kernel(name, kernel):
     workload = SMALL[name](workloads.lif)
@@ -98,12 +102,42 @@ def test_same_bits_with_every_kernel(name, kernel):
     assert_same_on_every_target(workload)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SAME_EVERYWHERE)
 @pytest.mark.parametrize("name", workloads.LARGE)
 def test_same_bits_of_large_layers(name, kernel):
     workload = workloads.LARGE[name]()
     set_kernel(workload.model, kernel)
     assert_same_on_every_target(workload)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_fastest_is_auto_where_bytes_are_not_multiplied_faster(target):
+    _core.set_target(target)
+    workload = workloads.c(workloads.lif, steps=3, width=0.25, side=12)
+
+    def step(kernel):
+        set_kernel(workload.model, kernel)
+        return run(workload)
+
+    expected = step("fastest")
+    assert_same(step("fastest"), expected)
+    if target not in BYTES:
+        assert_same(step("auto"), expected)
+
+
+@pytest.mark.skipif("amx" not in TARGETS, reason="needs AMX")
+@pytest.mark.parametrize(("rate", "kernel"), [(0.5, "digits"), (0.002, "auto")])
+def test_fastest_follows_the_density(rate, kernel):
+    _core.set_target("amx")
+    torch.manual_seed(0)
+    inputs = workloads.spikes(4, 4, 64, 16, 16, rate=rate)
+    layer = nn.Conv2d(64, 256, 3, padding=1, bias=False)
+    currents = {}
+    for name in ("auto", "digits", "fastest"):
+        layer.kernel = name
+        currents[name] = layer(inputs)
+    assert not torch.equal(currents["auto"], currents["digits"])
+    assert torch.equal(currents["fastest"], currents[kernel])
 
 
 @pytest.mark.parametrize("neurons", NEURONS)
@@ -131,7 +165,7 @@ def test_gradients_on_every_target(name, target):
     padding=st.integers(0, 1),
     groups=st.sampled_from([1, 1, 2]),
     rate=st.sampled_from([0.0, 0.1, 0.6, 1.0]),
-    kernel=st.sampled_from(sorted(KERNELS)),
+    kernel=st.sampled_from(SAME_EVERYWHERE),
     pool=st.sampled_from([nn.AvgPool2d, nn.MaxPool2d]),
     kind=st.sampled_from(["packed", "dense", "direct"]),
     seed=st.integers(0, 2**16),

@@ -14,10 +14,11 @@ enum class Kernel {
   lut,        ///< tables of partial sums, indexed by packed spikes, as the accelerator does
   digits,     ///< signed 8-bit digits, exact integer sums (digits.hpp)
   sampled,    ///< input gradients one by one, only those that are needed; all else automatic
+  fastest,    ///< digits or automatic, whichever this instruction set computes sooner (fastest.hpp)
 };
 
-/// Accepts "auto", "event", "dense", "lut", "digits", "sampled"; throws std::invalid_argument for
-/// anything else.
+/// Accepts "auto", "event", "dense", "lut", "digits", "sampled", "fastest"; throws
+/// std::invalid_argument for anything else.
 Kernel kernel_from_name(std::string_view name);
 
 /// Shape of the table engine: one table covers `inputs` packed spikes (2^inputs entries), and

@@ -25,7 +25,8 @@ class Linear(Synapse, nn.Linear):
         in_features: inputs.
         out_features: outputs.
         bias: add a learned bias.
-        kernel: "auto", "event", "dense", "lut" or "digits" (docs/kernels.md).
+        kernel: "auto", "event", "dense", "lut", "digits", "sampled" or "fastest"
+            (docs/kernels.md).
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Conv2d(Synapse, nn.Conv2d):
         dilation: distance of the taps.
         groups: groups of channels that do not mix.
         bias: add a learned bias.
-        kernel: "auto", "event", "dense", "lut" or "digits" (docs/kernels.md).
+        kernel: "auto", "event", "dense", "lut", "digits", "sampled" or "fastest"
+            (docs/kernels.md).
     """
 
     def __init__(
