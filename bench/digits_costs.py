@@ -20,6 +20,9 @@ from layer import Layer
 FILE = Path(__file__).parent.parent / "cpp/src/digits_costs.inc"
 PRODUCTS = ("forward", "backward", "weight_update")
 PANEL_COLUMNS = 16
+TILE_CHANNELS = 16
+STEP_IMAGES = 64
+"""A weight update's channels and images come in multiples of these."""
 RUN_STEPS = {"amx": 64}
 """Bytes that runs of a window are packed to a multiple of; elsewhere 4."""
 
@@ -101,10 +104,10 @@ class DigitsChoice(NamedChoice):
 
     def padding(self, layer: Layer) -> float:
         """Bytes that digits multiply over those that there are; infinite without tiles."""
-        columns = _columns(layer)
-        of_columns = -(-columns // PANEL_COLUMNS) * PANEL_COLUMNS / columns
+        of_columns = _padded(_columns(layer), PANEL_COLUMNS)
         if layer.is_outer:
-            return of_columns
+            tiles = _padded(layer.channels, TILE_CHANNELS)
+            return of_columns * _padded(layer.images, STEP_IMAGES) * tiles
         run = layer.kernel * layer.window_channels
         packed, least = (-(-run // step) * step for step in (self.run_step, 4))
         return of_columns * packed / run if packed <= 2 * least else math.inf
@@ -123,6 +126,11 @@ class DigitsChoice(NamedChoice):
             "by_terms": 1 / layer.length,
             "by_columns": 1 / columns,
         }
+
+
+def _padded(n: int, multiple: int) -> float:
+    """The number up to a multiple, over itself."""
+    return -(-n // multiple) * multiple / n
 
 
 def _columns(layer: Layer) -> int:

@@ -13,7 +13,7 @@ KERNELS = {
     "event": "walks spikes (or non-zero gradients) and adds weight rows",
     "dense": "multiplies every element",
     "lut": "tables of partial sums, as the accelerator's engines; backward as dense",
-    "digits": "8-bit digits and exact integer sums; as auto where a layer or its numbers do not suit",
+    "digits": "8-bit digits, exact integer sums; as auto where a layer or its numbers do not suit",
     "sampled": "input gradients one by one, where the mask needs them; all else as auto",
     "fastest": "digits or auto, whichever is sooner done here; sums may differ between machines",
 }
