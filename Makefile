@@ -117,8 +117,9 @@ python-test: $(VENV)/.dev
 # ---- measurements
 
 HAS_AVX2 := $(shell grep -m 1 -o avx2 /proc/cpuinfo 2>/dev/null)
+HAS_AMX := $(shell grep -m 1 -o amx_int8 /proc/cpuinfo 2>/dev/null)
 BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-atan step \
-                $(if $(HAS_AVX2),peers-avx2) accelerator)
+                $(if $(HAS_AVX2),peers-avx2) $(if $(HAS_AMX),peers-fastest step-fastest) accelerator)
 , := ,
 STEP_THREADS = $(if $(filter-out 1,$(JOBS)),1$(,)$(JOBS),1)
 
@@ -132,6 +133,10 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --target avx2 \
 	  --workloads c --peers h2learn$(,)pytorch$(,)pytorch-channels-last --json build/peers-avx2.json)
 	$(BENCH_VENV)/bin/python bench/step.py --threads $(STEP_THREADS) --rounds 3 --json build/step.json
+	$(if $(HAS_AMX),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --kernel fastest \
+	  --json build/peers-fastest.json)
+	$(if $(HAS_AMX),$(BENCH_VENV)/bin/python bench/step.py --threads $(STEP_THREADS) --rounds 3 \
+	  --kernel fastest --json build/step-fastest.json)
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
 	$(BENCH_VENV)/bin/python bench/results.py $(BENCH_REPORTS)

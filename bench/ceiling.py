@@ -32,7 +32,7 @@ _X86_OPTIONS["avx512vnni"] = [*_X86_OPTIONS["avx512"], "-mavx512vnni"]
 _X86_OPTIONS["amx"] = [*_X86_OPTIONS["avx512vnni"], "-mamx-tile", "-mamx-int8"]
 
 DIGITS = 3
-"""Bytes of a weight in the int8 ceiling: the fewest that the digits kernel makes of one."""
+"""Bytes of a weight in the int8 ceiling, as the goals have it; the kernel makes four of one."""
 
 
 class NoCeilingError(Exception):

@@ -7,10 +7,11 @@ Times every operator of h2learn in the step of peers.py, and lays beside each pr
 the least time in which one of its kernels could do that work at the rates that bench/ceiling.cpp
 measures here: `dense`, all multiply-adds from registers; `event`, one addition for each term that
 is not zero, each reading a vector in the first-level cache; of gradients under a mask also
-`sampled`, the multiply-adds of those that are needed. Their sum is a bound that no kernel of these
-kinds can beat; the peer's time over it is the ratio that is out of reach. Exit status: 0; 1 when
-h2learn disagrees with float64 or there is no ceiling; 2 for a wrong argument. See
-docs/benchmarks.md.
+`sampled`, the multiply-adds of those that are needed; with --kernel fastest also `digits`, four
+multiplications of bytes for each multiply-add, or ten of an input gradient. Their sum is a bound
+that no kernel of these kinds can beat; the peer's time over it is the ratio that is out of reach.
+Exit status: 0; 1 when h2learn disagrees with float64 or there is no ceiling; 2 for a wrong
+argument. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -63,6 +64,15 @@ OTHERS = {
 }
 
 
+DIGIT_PRODUCTS = {
+    "forward_packed": 4,
+    "fused_forward_packed": 4,
+    "weight_update_packed": 4,
+    "backward": 10,
+}
+WITH_DIGITS = ("digits", "fastest")
+
+
 # ---- what a product has to do
 
 
@@ -75,20 +85,26 @@ class Work:
         macs: multiply-adds of all terms, those with padding left out.
         nonzero: part of the operand that events skip by, of spikes or of gradients.
         needed: part of the results that the mask asks for.
+        digit_products: multiplications of bytes by which digits do one multiply-add; 0 where they
+            do none.
     """
 
     layer: str
     macs: float
     nonzero: float
     needed: float
+    digit_products: int = 0
 
-    def least_ms(self, roof: Ceiling) -> float:
-        """The least time of any kernel at the machine's rates."""
+    def least_ms(self, roof: Ceiling, kernel: str = "auto") -> float:
+        """The least time at the machine's rates of what `kernel` may run."""
         float_bytes = 4
         additions_per_second = roof.l1_bytes_per_second / float_bytes
         multiplied = self.macs * self.needed / (roof.flops / 2)
         added = self.macs * self.nonzero / additions_per_second
-        return 1e3 * min(multiplied, added)
+        times = [multiplied, added]
+        if kernel in WITH_DIGITS and self.digit_products and roof.int8_ops is not None:
+            times.append(self.macs * self.digit_products / (roof.int8_ops / 2))
+        return 1e3 * min(times)
 
 
 def work_of(name: str, arguments: Sequence[Any]) -> Work:
@@ -104,7 +120,9 @@ def work_of(name: str, arguments: Sequence[Any]) -> Work:
     needed = 1.0
     if name == "backward" and arguments[2] is not None:
         needed = _bits(arguments[2], images * shape[0] * shape[1] * shape[2])
-    return Work(_layer(shape), images * multiply_adds(shape), nonzero, needed)
+    return Work(
+        _layer(shape), images * multiply_adds(shape), nonzero, needed, DIGIT_PRODUCTS.get(name, 0)
+    )
 
 
 def multiply_adds(shape: Sequence[int]) -> int:
@@ -237,7 +255,7 @@ def measure(
             {
                 "workload": problem.workload.name, "threads": threads, "what": call.what,
                 "layer": layer, "ms": 0.0, "work": asdict(call.work) if call.work else None,
-                "least_ms": call.work.least_ms(roof) if call.work else None,
+                "least_ms": call.work.least_ms(roof, options.kernel) if call.work else None,
             },
         )  # fmt: skip
         row["ms"] += 1e3 * statistics.median(call.seconds)

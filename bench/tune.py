@@ -246,7 +246,7 @@ def tune_digits(options: argparse.Namespace, console: Console) -> dict[str, Any]
             continue
         old = rows[key].costs if key in rows else digits_costs.NEVER
         samples = measure(options.program, target, layers, options.rounds)
-        # What digits leave to auto (strides of a backward pass, say), they leave whatever is chosen.
+        # What digits leave to auto (a backward pass' strides, say), they leave whatever is chosen.
         samples = [sample for sample in samples if "digits" in sample.ns]
         new = fit(samples, old, choice).rounded()
         title = f"{target}, {product}"

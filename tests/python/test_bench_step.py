@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import contestants
 import problems
@@ -79,6 +80,11 @@ def test_the_least_time_is_the_cheapest_way_at_the_rates() -> None:
     assert step.Work("", 1e6, 1.0, 1.0).least_ms(ROOF) == pytest.approx(0.5)
     assert step.Work("", 1e6, 0.1, 1.0).least_ms(ROOF) == pytest.approx(0.05)
     assert step.Work("", 1e6, 1.0, 0.2).least_ms(ROOF) == pytest.approx(0.2)
+    with_bytes = replace(ROOF, int8_ops=1e11)
+    assert step.Work("", 1e6, 1.0, 1.0, 4).least_ms(with_bytes) == pytest.approx(0.5)
+    assert step.Work("", 1e6, 1.0, 1.0, 4).least_ms(with_bytes, "fastest") == pytest.approx(0.08)
+    assert step.Work("", 1e6, 1.0, 1.0, 4).least_ms(ROOF, "fastest") == pytest.approx(0.5)
+    assert step.Work("", 1e6, 1.0, 1.0).least_ms(with_bytes, "fastest") == pytest.approx(0.5)
 
 
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys) -> None:
