@@ -63,8 +63,8 @@ Kernel resolved(Kernel kernel, const Geometry& geometry, const float* grad_curre
   if (!digits_may_pay(Product::backward, geometry, images)) return Kernel::automatic;
   const double nonzero = estimate_nonzero(grad_currents, images * geometry.out_features());
   const double sampled = cost_of_sampled(geometry, images, mask);
-  return digits_pay(Product::backward, geometry, images, nonzero, 1, sampled) ? Kernel::digits
-                                                                              : Kernel::automatic;
+  return digits_pay(Product::backward, geometry, images, nonzero, sampled) ? Kernel::digits
+                                                                           : Kernel::automatic;
 }
 
 bool runs_sampled(const Geometry& geometry, const float* grad_currents, std::int64_t images,

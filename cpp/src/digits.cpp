@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <cstddef>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,9 @@ namespace h2learn {
 bool forward_has_digits(const Geometry& geometry, const float* weight, std::int64_t planes) {
   geometry.validate();
   require_array("weight", weight, geometry.weights());
+  if (planes < 1) {
+    throw std::invalid_argument("planes must be at least 1, got " + std::to_string(planes));
+  }
   return quantize(geometry, weight, planes).applies;
 }
 

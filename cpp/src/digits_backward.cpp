@@ -16,12 +16,8 @@
 namespace h2learn {
 namespace {
 
-/// The thresholds of digits.hpp, as powers of two.
-constexpr double least_precision = -22;
-constexpr double least_precision_of_both = -50;
-
-constexpr int exponent_bias = 127;
-constexpr std::int32_t infinity_bits = 0x7f800000;
+/// The threshold of digits.hpp for both sides together, as a power of two.
+constexpr double digits_of_both_from = -50;
 
 /// Exponents of some sets of numbers; `worst` is the largest log2 of a set's step 2^-e beside
 /// its typical number, and infinite where a number is.
@@ -35,26 +31,23 @@ Steps steps_of(const std::vector<Magnitudes>& sets) {
   steps.exponents.reserve(sets.size());
   for (const Magnitudes& set : sets) {
     int exponent = 0;
-    if (set.largest_bits >= infinity_bits) {
-      steps.worst = INFINITY;
-    } else if (set.count > 0) {
-      exponent = exponent_of(std::bit_cast<float>(set.largest_bits));
-      const double typical =
-          static_cast<double>(set.exponents) / static_cast<double>(set.count) - exponent_bias;
-      steps.worst = std::max(steps.worst, -exponent - typical);
-    }
+    steps.worst = std::max(steps.worst, step_beside_typical(set, exponent));
     steps.exponents.push_back(exponent);
   }
   return steps;
 }
 
-bool fits(const Geometry& geometry) {
+}  // namespace
+
+bool backward_fits(const Geometry& geometry) {
   // Its one channel would be one of a panel's 16 columns.
   const bool depthwise = geometry.groups > 1 && geometry.channels_per_group() == 1;
   if (depthwise) return false;
   return geometry.stride_height == 1 && geometry.stride_width == 1 &&
          geometry.taps() * geometry.outputs_per_group() < backward_terms_limit;
 }
+
+namespace {
 
 constexpr std::int64_t up(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -117,20 +110,20 @@ TermPlan plan_terms(const Geometry& geometry, const BackwardKernels& kernels) {
 BackwardNumbers quantize_backward(const Geometry& geometry, const float* grad_currents,
                                   std::int64_t images, const float* weight) {
   BackwardNumbers numbers;
-  if (!fits(geometry)) return numbers;
+  if (!backward_fits(geometry)) return numbers;
   const BackwardKernels& kernels = *detail::pick_digits_kernels().backward;
   std::vector<Magnitudes> of_images(static_cast<std::size_t>(images));
   kernels.measure_images(grad_currents, images, geometry.out_features(), of_images.data());
   Steps gradients = steps_of(of_images);
-  if (!(gradients.worst <= least_precision)) return numbers;
+  if (!(gradients.worst <= digits_from)) return numbers;
   std::vector<Magnitudes> of_channels(static_cast<std::size_t>(geometry.in_channels));
   const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
                              geometry.channels_per_group(), geometry.taps()};
   kernels.measure_columns(weight, shape, of_channels.data());
   Steps weights = steps_of(of_channels);
   if (std::isinf(weights.worst)) require_finite("weight", weight, geometry.weights());
-  numbers.apply = weights.worst <= least_precision &&
-                  gradients.worst + weights.worst <= least_precision_of_both;
+  numbers.apply =
+      weights.worst <= digits_from && gradients.worst + weights.worst <= digits_of_both_from;
   numbers.images = std::move(gradients.exponents);
   numbers.channels = std::move(weights.exponents);
   return numbers;

@@ -16,6 +16,9 @@ struct BackwardNumbers {
   std::vector<std::int32_t> channels;
 };
 
+/// Whether the layer's shape suits input gradients by digits.
+bool backward_fits(const Geometry& geometry);
+
 /// Throws std::invalid_argument when digits would apply but for a weight that is not finite.
 BackwardNumbers quantize_backward(const Geometry& geometry, const float* grad_currents,
                                   std::int64_t images, const float* weight);

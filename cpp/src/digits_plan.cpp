@@ -17,38 +17,46 @@ constexpr std::int32_t infinity_bits = 0x7f800000;
 
 std::int32_t magnitude_of(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
 
-/// The threshold of digits.hpp, as a power of two; and its measure: log2 of the step 2^-e beside
-/// the typical weight 2^g.
-constexpr double digits_from = -22;
+}  // namespace
 
-bool enough_digits(const Magnitudes& column, int exponent) {
-  constexpr double bias = 127;
-  const double typical =
-      static_cast<double>(column.exponents) / static_cast<double>(column.count) - bias;
-  return -exponent - typical <= digits_from;
-}
-
-bool fits(const Geometry& geometry, std::int64_t planes) {
+bool forward_fits(const Geometry& geometry, std::int64_t planes) {
   if (planes > max_digits_planes) return false;
   const std::int64_t largest_value = (std::int64_t{1} << planes) - 1;
   return geometry.fan_in() * largest_value < digits_sum_limit;
 }
 
-}  // namespace
+int exponent_of(std::int32_t magnitude_bits) {
+  // Integers only: a thread that takes subnormal numbers for zero chooses the same.
+  constexpr std::int32_t hidden_bit = 1 << mantissa_bits;
+  constexpr std::int32_t largest_mantissa = largest_number >> 7;
+  constexpr int bias_of_mantissas = 127 + mantissa_bits;
+  std::int32_t field = magnitude_bits >> mantissa_bits;
+  std::int32_t mantissa = magnitude_bits & (hidden_bit - 1);
+  if (field > 0) {
+    mantissa |= hidden_bit;
+  } else {
+    const int shift = std::countl_zero(static_cast<std::uint32_t>(mantissa)) -
+                      std::countl_zero(static_cast<std::uint32_t>(hidden_bit));
+    mantissa <<= shift;
+    field = 1 - shift;
+  }
+  // magnitude = mantissa * 2^(field - 150), and 2^7 * mantissa is at the limit or just beyond it.
+  return bias_of_mantissas - field + (mantissa <= largest_mantissa ? 7 : 6);
+}
 
-int exponent_of(float magnitude) {
-  const auto limit = static_cast<double>(largest_number);
-  const auto value = static_cast<double>(magnitude);
-  const int exponent = std::ilogb(limit) - std::ilogb(value);
-  return std::ldexp(value, exponent) <= limit ? exponent : exponent - 1;
+double step_beside_typical(const Magnitudes& column, int& exponent) {
+  constexpr double bias = 127;
+  exponent = 0;
+  if (column.count == 0) return -INFINITY;
+  if (column.largest_bits >= infinity_bits) return INFINITY;
+  exponent = exponent_of(column.largest_bits);
+  const double typical =
+      static_cast<double>(column.exponents) / static_cast<double>(column.count) - bias;
+  return -exponent - typical;
 }
 
 bool choose_exponent(const Magnitudes& column, int& exponent) {
-  exponent = 0;
-  if (column.count == 0) return true;
-  if (column.largest_bits >= infinity_bits) return false;
-  exponent = exponent_of(std::bit_cast<float>(column.largest_bits));
-  return enough_digits(column, exponent);
+  return step_beside_typical(column, exponent) <= digits_from;
 }
 
 void measure_row(const float* values, std::int64_t columns, const ColumnMeasures& to) {
@@ -88,7 +96,11 @@ OuterBlocks::OuterBlocks(const Geometry& geometry, std::int64_t images)
 
 bool OuterBlocks::fit(std::int64_t planes) const {
   constexpr std::int64_t widest = 1024;
-  return planes <= max_digits_planes && geometry_.out_width() <= widest &&
+  constexpr std::int64_t most_inputs = 16384;
+  // A channel alone takes the room of 16, and its outputs' of a panel.
+  const bool depthwise = geometry_.groups > 1 && geometry_.channels_per_group() == 1;
+  return planes <= max_digits_planes && !depthwise && geometry_.out_width() <= widest &&
+         stacks_ * most_input_rows() * geometry_.in_width <= most_inputs &&
          most_steps() * step_images * ((std::int64_t{1} << planes) - 1) < digits_sum_limit;
 }
 
@@ -175,7 +187,7 @@ Quantization quantize(const Geometry& geometry, const float* weight, std::int64_
     if (column.largest_bits >= infinity_bits) require_finite("weight", weight, columns * length);
   }
   Quantization chosen;
-  if (!fits(geometry, planes)) return chosen;
+  if (!forward_fits(geometry, planes)) return chosen;
   chosen.exponents.assign(measured.size(), 0);
   chosen.applies = true;
   for (std::size_t n = 0; n < measured.size() && chosen.applies; ++n) {

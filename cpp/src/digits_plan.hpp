@@ -1,5 +1,5 @@
 // From a layer's weights and geometry to what the digits kernels compute with (kernels/digits.hpp):
-// how many digits, each column's power of two, and where a window's bytes lie.
+// each column's power of two, where a window's bytes lie, and the blocks of weight gradients.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,9 @@ namespace h2learn {
 /// The largest absolute number of digits that are all 127.
 constexpr std::int64_t largest_number = 0x7f7f7f7f;
 
-/// The largest integer e with magnitude * 2^e <= largest_number; `magnitude` > 0, finite.
-int exponent_of(float magnitude);
+/// The largest integer e with magnitude * 2^e <= largest_number, of the bits of a positive, finite
+/// float.
+int exponent_of(std::int32_t magnitude_bits);
 
 /// factor * 2^(sign * exponent) of each.
 std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, double factor);
@@ -25,8 +26,18 @@ struct Quantization {
   std::vector<int> exponents;
 };
 
+/// Whether the layer's shape and the planes of its counts suit currents by digits.
+bool forward_fits(const Geometry& geometry, std::int64_t planes);
+
 /// Throws std::invalid_argument when a weight is not finite.
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes);
+
+/// The threshold of digits.hpp, as a power of two: of the step 2^-e beside the typical number 2^g.
+constexpr double digits_from = -22;
+
+/// log2 of a column's step 2^-e beside its typical number, and e; infinite where a number is not
+/// finite, and -infinite of zeros.
+double step_beside_typical(const Magnitudes& column, int& exponent);
 
 /// The column's e; false where digits are too few (digits.hpp), or a number is
 /// not finite.
@@ -41,7 +52,7 @@ class OuterBlocks {
  public:
   OuterBlocks(const Geometry& geometry, std::int64_t images);
 
-  /// Whether a block's sums of such values fit 32 bits, and its operands a cache or so.
+  /// Whether a block's sums of such values fit 32 bits, and its operands a few MB.
   bool fit(std::int64_t planes) const;
   std::int64_t count() const { return stack_blocks_ * bands_; }
   /// Of output position `position` of all images.

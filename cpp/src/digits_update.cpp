@@ -54,11 +54,14 @@ class BlockExponents {
 
 bool by_reference(const Geometry& geometry, const OuterBlocks& blocks, const PackedView& spikes,
                   float scale, const float* grad_currents, float* grad_weight) {
+  std::vector<std::vector<std::int64_t>> positions(size(blocks.count()));
+  for (std::int64_t p = 0; p < spikes.rows * geometry.out_positions(); ++p) {
+    positions[size(blocks.block_of(p))].push_back(p);
+  }
   BlockExponents exponents(geometry.out_channels);
-  for (std::int64_t block = 0; block < blocks.count(); ++block) {
+  for (const std::vector<std::int64_t>& of_block : positions) {
     const ColumnMeasures to = exponents.clear();
-    for (std::int64_t p = 0; p < spikes.rows * geometry.out_positions(); ++p) {
-      if (blocks.block_of(p) != block) continue;
+    for (std::int64_t p : of_block) {
       measure_row(grad_currents + p * geometry.out_channels, geometry.out_channels, to);
     }
     if (!exponents.choose()) return false;

@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "digits_backward.hpp"
 #include "digits_plan.hpp"
 #include "h2learn/digits.hpp"
 #include "h2learn/target.hpp"
@@ -28,7 +29,7 @@ struct DigitsCosts {
   float nonzero;            ///< adding
 };
 
-/// Empty at first, and on machines whose row nobody measured: there digits never pay.
+/// Instruction sets and products without a row: there digits do not pay.
 constexpr auto all_costs = std::to_array<DigitsCosts>({
     {},  // of no target; an array may not be empty
 #include "digits_costs.inc"
@@ -53,7 +54,8 @@ double padded(std::int64_t n, std::int64_t multiple) {
 
 /// Bytes that digits multiply over those that there are: runs of a window are packed to whole
 /// steps, columns to whole panels, a weight update's images and channels to whole steps and tiles.
-/// Infinite where AMX has no tiles for runs so short.
+/// Infinite where AMX has no tiles for runs so short. (The backward pass packs some layers
+/// otherwise, of which only narrow ones differ by more than a quarter.)
 double padding_of(Product product, const Geometry& geometry, std::int64_t images,
                   std::int64_t columns) {
   const double of_columns = padded(columns, digits_panel_columns);
@@ -85,16 +87,27 @@ double cost_of_digits(const DigitsCosts& costs, const Geometry& geometry, std::i
 
 }  // namespace
 
+namespace {
+
+bool digits_fit(Product product, const Geometry& geometry, std::int64_t images,
+                std::int64_t planes) {
+  if (product == Product::forward) return forward_fits(geometry, planes);
+  if (product == Product::backward) return backward_fits(geometry);
+  return OuterBlocks(geometry, images).fit(planes);
+}
+
+}  // namespace
+
 bool digits_may_pay(Product product, const Geometry& geometry, std::int64_t images,
                     std::int64_t planes) {
   // The others' costs grow with the density: where digits do not pay at the highest, they never do.
-  return digits_pay(product, geometry, images, 1, planes);
+  return digits_fit(product, geometry, images, planes) && digits_pay(product, geometry, images, 1);
 }
 
 bool digits_pay(Product product, const Geometry& geometry, std::int64_t images, double density,
-                std::int64_t planes, double others) {
+                double others) {
   const DigitsCosts* const costs = costs_of(product);
-  if (costs == nullptr || planes > max_digits_planes) return false;
+  if (costs == nullptr) return false;
   const std::int64_t columns =
       product == Product::backward ? geometry.channels_per_group() : geometry.outputs_per_group();
   const double events =
@@ -109,8 +122,7 @@ Kernel resolved(Kernel kernel, Product product, const Geometry& geometry,
   const std::int64_t features = std::max<std::int64_t>(spikes.rows * geometry.in_features(), 1);
   // Of counts, planes that share an element are counted twice: at most as many are zeros.
   const double density = std::min(ratio(popcount(spikes), features), 1.0);
-  return digits_pay(product, geometry, spikes.rows, density, spikes.planes) ? Kernel::digits
-                                                                            : Kernel::automatic;
+  return digits_pay(product, geometry, spikes.rows, density) ? Kernel::digits : Kernel::automatic;
 }
 
 }  // namespace h2learn

@@ -24,7 +24,7 @@ bool digits_may_pay(Product product, const Geometry& geometry, std::int64_t imag
 /// Whether they do where a part `density` of the operand (spikes; of the backward pass gradients at
 /// the outputs) is not zero. `others`: the least that another kernel costs beside the dense one.
 bool digits_pay(Product product, const Geometry& geometry, std::int64_t images, double density,
-                std::int64_t planes = 1, double others = 1);
+                double others = 1);
 
 /// `kernel`, or the one that Kernel::fastest stands for in a product of these spikes.
 Kernel resolved(Kernel kernel, Product product, const Geometry& geometry, const PackedView& spikes);

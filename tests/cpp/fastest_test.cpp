@@ -101,8 +101,8 @@ TEST(Fastest, DigitsPayOnTilesWhereSpikesAreMany) {
   // One row would pay for packing all weights; few outputs and channels leave tiles empty.
   EXPECT_EQ(Case({"", {512, 1, 1, 512}, 1}, 1, 0.5).forward_kernel(), Kernel::automatic);
   EXPECT_EQ(Case({"", {2, 16, 16, 64, 3, 3}, 8}, 1, 0.5).forward_kernel(), Kernel::automatic);
-  EXPECT_FALSE(digits_pay(Product::forward, wide.geometry, 64, 0.5, 9)) << "planes";
-  EXPECT_FALSE(digits_pay(Product::forward, wide.geometry, 64, 0.5, 1, 0.01)) << "others";
+  EXPECT_FALSE(digits_may_pay(Product::forward, wide.geometry, 64, 9)) << "planes";
+  EXPECT_FALSE(digits_pay(Product::forward, wide.geometry, 64, 0.5, 0.01)) << "others";
 #else
   GTEST_SKIP() << "built without AMX";
 #endif

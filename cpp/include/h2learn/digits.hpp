@@ -1,6 +1,6 @@
-// Currents from spikes, and input gradients, by exact integer sums: Kernel::digits. A weight column
-// becomes fixed-point numbers of four signed 8-bit digits and one power of two, which is
-// the form that integer dot products take; nothing is rounded between the weight and the finished
+// Currents from spikes, input and weight gradients by exact integer sums: Kernel::digits. A weight
+// column becomes fixed-point numbers of four signed 8-bit digits and one power of two, which is the
+// form that integer dot products take; nothing is rounded between the weight and the finished
 // current.
 //
 // Arithmetic (part of the contract: the same bits whatever the instruction set, the number of
@@ -21,19 +21,21 @@
 //   gradient = float(sum over blocks, ascending, of double(sum_i 2^(8 i) S_i)
 //                                                * (double(scale) * 2^-e)), added in float64.
 // That is done where every column of every block has 2^-e <= 2^-22 * 2^g, and is finite; else the
-// whole gradient is that of the ordered float kernels.
+// whole gradient is that of the ordered float kernels, as that of depthwise layers is, of layers
+// with more than 1024 outputs in a row, or where a block's inputs would be more than 16384
+// positions.
 //
 // Accuracy. One weight keeps its value to within 2^-e / 2, an absolute error: elements that are
 // small beside their column's largest lose digits. Which layers are computed so therefore follows
-// from the weights: with g the mean exponent (floor(log2 |w|)) of a column's weights that are not
-// zero, those where every column has 2^-e <= 2^-22 * 2^g; all others run on the ordered float
-// kernels, as Kernel::automatic chooses them. Columns of zeros meet it. The threshold is measured:
-// over normal, uniform, lognormal and sparse columns, columns with one outlier and of one
-// magnitude, and 1 to 50 % firing, the error against float64 (in the norm, and the median over
-// elements of the relative one) is at most twice that of float32 sums, or below 2^-24, the rounding
-// of one float32 number. tests/python/test_precision.py holds all kernels to it. (With three
-// digits, columns of one magnitude, all rounded the same way, missed it beside sums that torch
-// shares between threads.)
+// from the weights: with g the mean exponent (floor(log2 |w|), of subnormal numbers -127) of a
+// column's weights that are not zero, those where every column has 2^-e <= 2^-22 * 2^g; all others
+// run on the ordered float kernels, as Kernel::automatic chooses them. Columns of zeros meet it.
+// The threshold is measured: over normal, uniform, lognormal and sparse columns, columns with one
+// outlier and of one magnitude, and 1 to 50 % firing, the error against float64 (in the norm, and
+// the median over elements of the relative one) is at most twice that of float32 sums, or below
+// 2^-24, the rounding of one float32 number. tests/python/test_precision.py holds all kernels to
+// it. (With three digits, columns of one magnitude, all rounded the same way, missed it beside sums
+// that torch shares between threads.)
 //
 // Input gradients have digits on both sides. Each image's gradients g at the currents have one e_g,
 // as above, over the whole image (of a linear layer, a row), and the weights w one e_w

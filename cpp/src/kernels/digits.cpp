@@ -24,14 +24,14 @@ namespace {
 
 /// The weights of up to `lanes` outputs, as words [place][columns of a panel] at their columns.
 H2LEARN_INLINE void place_words(const float* weight, std::int64_t fan_in, const double* scales,
-                                std::int64_t outputs, Ints offset, const std::int32_t* places,
+                                std::int64_t outputs, const std::int32_t* places,
                                 std::int32_t* words) {
   for (std::int64_t begin = 0; begin < fan_in; begin += lanes) {
     const std::int64_t count = least(lanes, fan_in - begin);
     Floats rows[lanes] = {};
     for (std::int64_t n = 0; n < outputs; ++n) {
       const Floats weights = load_first(weight + n * fan_in + begin, count);
-      rows[n] = reinterpret_cast<Floats>(digits_words(weights, scales[n], offset));
+      rows[n] = reinterpret_cast<Floats>(digits_words(weights, scales[n]));
     }
     transpose(rows);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -117,7 +117,9 @@ Lines lines_of(const Windows& windows, std::int64_t images, std::int64_t rows,
   const std::int64_t step = windows.stride_width * windows.channels;
   const std::int64_t row_step = windows.stride_height * row_bytes;
   const std::int64_t width = windows.width;
-  if (rows * width == 1) return {1, images, images, images, image_bytes, images, 0, 0};
+  // One window alone has none beside it: tiles read it in all their rows.
+  const std::int64_t image_step = images > 1 ? image_bytes : 0;
+  if (rows * width == 1) return {1, images, images, images, image_step, images, 0, 0};
   if (width == 1) return {images, rows, rows, rows, row_step, 1, 0, image_bytes};
   if (row_step % step == 0) {
     const std::int64_t unit = row_step / step;
@@ -413,7 +415,6 @@ void run_task(const DigitsProduct& product, const Task& task, std::uint8_t* byte
 
 void pack(const DigitsPanels& to, std::int64_t fan_in, const float* weight, const double* scales,
           const std::int32_t* places) {
-  const Ints offset = broadcast(static_cast<std::int32_t>(0x80808080));
   const std::int64_t words = to.digit_bytes();
   const int threads = to.size() < digits_parallel_from ? 1 : omp_get_max_threads();
   auto* const memory = static_cast<std::int32_t*>(scratch(
@@ -432,7 +433,7 @@ void pack(const DigitsPanels& to, std::int64_t fan_in, const float* weight, cons
       for (std::int64_t column = 0; column < digits_panel_columns; column += lanes) {
         const std::int64_t output = p / to.panels() * to.columns + first + column;
         place_words(weight + output * fan_in, fan_in, scales + output,
-                    least(lanes, columns - column), offset, places, mine + column);
+                    least(lanes, columns - column), places, mine + column);
       }
       store_digits(to, mine, to.bytes + p * to.panel_bytes());
     }

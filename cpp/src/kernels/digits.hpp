@@ -1,5 +1,4 @@
-// The forward product by digits (h2learn/digits.hpp): what src/digits.cpp asks of the instruction
-// set in use.
+// Products by digits (h2learn/digits.hpp): what src/digits*.cpp ask of the instruction set in use.
 //
 // Left operand: the images as bytes, one a spike or count, padded; a window is `runs` stretches of
 // them, read in place. Right operand: panels of 16 columns, a plane of bytes for each digit,

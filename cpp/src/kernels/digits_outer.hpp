@@ -1,7 +1,7 @@
 // The weight gradient by digits (h2learn/digits.hpp): inputs as bytes, a channel's in a row, times
-// gradients as digits, 16 columns a panel. The terms of a sum are places of the raster
-// (DigitsOuter), so a tap's inputs are the same bytes, begun `shift` further on: nothing is
-// gathered. For kernel sources only.
+// gradients as digits, 16 columns a panel. A step of the sums is one position of 64 images
+// (OuterBlock): a tap's inputs there fill a cache line, whatever the tap, and nothing is gathered.
+// Tiles that begin elsewhere in a line take half as long again or twice. For kernel sources only.
 #pragma once
 
 #include <omp.h>
@@ -118,14 +118,6 @@ void measure_rows(const float* gradients, std::int64_t count, std::int64_t colum
   }
 }
 
-/// round(gradient * 2^e) as the bytes of its digits
-/// (digits_words()). The power of two is the product of two, since that of tiny gradients is no
-/// float; neither product is rounded where the number is not 0 anyway.
-H2LEARN_INLINE Ints digit_words(Floats gradients, Floats scale, Floats other_scale) {
-  const Ints offset = broadcast(static_cast<std::int32_t>(0x80808080));
-  return (round_to_ints(gradients * scale * other_scale) + offset) ^ offset;
-}
-
 /// Digits of all columns of four images at one position; `from` is null where there is no image.
 void pack_images(const DigitsOuter& outer, const float* const (&from)[4], const float* scales,
                  std::int64_t quad) {
@@ -140,7 +132,7 @@ void pack_images(const DigitsOuter& outer, const float* const (&from)[4], const 
       for (int i = 0; i < 4; ++i) {
         words[i] = from[i] == nullptr
                        ? Ints{}
-                       : digit_words(load_first(from[i] + first, columns), scale, other_scale);
+                       : digits_words(load_first(from[i] + first, columns), scale, other_scale);
       }
       const std::int64_t panel = group * outer.panel_count() + column / digits_panel_columns;
       exchange_bytes(words);
@@ -171,27 +163,53 @@ void pack_gradients(const DigitsOuter& outer, const OuterBlock& block, std::int6
 
 // ---- The product
 
-/// Channels of a task: so many that a panel is not fetched too often, and so few that their bytes
-/// stay in the second-level cache while taps read them again.
-H2LEARN_INLINE std::int64_t task_channels(const DigitsOuter& outer) {
-  return outer.taps < 4 ? 256 : 64;
+/// A task: channels, so many that a panel is not fetched too often, and so few that their bytes
+/// stay in the second-level cache while taps read them again; and taps, so few that their sums do,
+/// too, and that every thread has some tasks.
+struct OuterTasks {
+  std::int64_t channels;
+  std::int64_t taps;
+
+  H2LEARN_INLINE std::int64_t channel_tasks(const DigitsOuter& outer) const {
+    return blocks_of(outer.byte_rows(), channels);
+  }
+  H2LEARN_INLINE std::int64_t tap_tasks(const DigitsOuter& outer) const {
+    return blocks_of(outer.taps, taps);
+  }
+  /// Numbers of a task's sums.
+  H2LEARN_INLINE std::int64_t sums() const {
+    return channels / tile_windows * taps * number_digits * tile_sums;
+  }
+};
+
+OuterTasks tasks_of(const DigitsOuter& outer, int threads) {
+  constexpr std::int64_t most_taps = 16;
+  constexpr std::int64_t tasks_per_thread = 4;
+  OuterTasks tasks = {};
+  tasks.channels = least(outer.taps < 4 ? 256 : chunk_channels, outer.byte_rows());
+  const std::int64_t others = outer.rows.groups * outer.panel_count() * tasks.channel_tasks(outer);
+  const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
+  tasks.taps = least(blocks_of(outer.taps, least(wanted, outer.taps)), most_taps);
+  return tasks;
 }
 
-/// Sums of a tap and 16 channels of a task, digit by digit.
-H2LEARN_INLINE std::int32_t* task_sums(const DigitsOuter& outer, std::int32_t* sums,
-                                       std::int64_t tile, std::int64_t tap) {
-  return sums + (tile * outer.taps + tap) * number_digits * tile_sums;
-}
+/// What a task multiplies.
+struct OuterTask {
+  const std::uint8_t* bytes;  ///< of its first channel
+  const std::int8_t* panel;
+  std::int64_t tiles;  ///< of 16 channels
+  std::int64_t first_tap;
+  std::int64_t taps;
+  std::int32_t* sums;  ///< [tiles][taps][digits][tile_sums]
 
-std::int64_t task_sums_size(const DigitsOuter& outer) {
-  const std::int64_t channels = least(task_channels(outer), outer.byte_rows());
-  return channels / tile_windows * outer.taps * number_digits * tile_sums;
-}
+  H2LEARN_INLINE std::int32_t* sums_of(std::int64_t tile, std::int64_t tap) const {
+    return sums + (tile * taps + tap) * number_digits * tile_sums;
+  }
+};
 
 #if defined(__AMX_INT8__)
 
-void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint8_t* bytes,
-              std::int64_t tiles, const std::int8_t* panel, std::int32_t* sums) {
+void sum_task(const DigitsOuter& outer, const OuterBlock& block, const OuterTask& task) {
   OuterTiles work = {};
   work.stride = outer.byte_stride;
   work.step = outer.rows.windows.stride_width * step_images;
@@ -199,15 +217,16 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
   for (std::int64_t chunk = 0; chunk < block.chunks; ++chunk) {
     work.begin = chunk == 0;
     for (int digit = 0; digit < number_digits; digit += 2) {
-      work.terms = panel + digit * work.digit_bytes;
-      for (std::int64_t tile = 0; tile < tiles; tile += 2) {
-        work.rows = bytes + tile * tile_windows * outer.byte_stride;
-        for (std::int64_t tap = 0; tap < outer.taps; ++tap) {
-          const std::int32_t* const first = block.first_run + chunk * outer.taps + tap;
+      work.terms = task.panel + digit * work.digit_bytes;
+      for (std::int64_t tile = 0; tile < task.tiles; tile += 2) {
+        work.rows = task.bytes + tile * tile_windows * outer.byte_stride;
+        for (std::int64_t tap = 0; tap < task.taps; ++tap) {
+          const std::int32_t* const first =
+              block.first_run + chunk * outer.taps + task.first_tap + tap;
           if (first[0] == first[1] && !work.begin) continue;
-          std::int32_t* const one = task_sums(outer, sums, tile, tap) + digit * tile_sums;
-          if (tile + 1 < tiles) {
-            std::int32_t* const two = task_sums(outer, sums, tile + 1, tap) + digit * tile_sums;
+          std::int32_t* const one = task.sums_of(tile, tap) + digit * tile_sums;
+          if (tile + 1 < task.tiles) {
+            std::int32_t* const two = task.sums_of(tile + 1, tap) + digit * tile_sums;
             add_runs<2>(work, block.runs + first[0], block.runs + first[1], one, two);
           } else {
             add_runs<1>(work, block.runs + first[0], block.runs + first[1], one, one);
@@ -224,8 +243,7 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
 /// Steps that are summed up at a time.
 constexpr std::int64_t most_steps = 64;
 
-void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint8_t* bytes,
-              std::int64_t tiles, const std::int8_t* panel, std::int32_t* sums) {
+void sum_task(const DigitsOuter& outer, const OuterBlock& block, const OuterTask& task) {
   std::int64_t offsets[most_steps];
   for (std::int64_t i = 0; i < most_steps; ++i) {
     offsets[i] = i * outer.rows.windows.stride_width * step_images;
@@ -236,22 +254,23 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
   product.run_offsets = offsets;
   product.run_length = step_images;
   alignas(64) TileSums some;
-  for (std::int64_t tile = 0; tile < tiles; ++tile) {
-    for (std::int64_t tap = 0; tap < outer.taps; ++tap) {
-      std::int32_t* const to = task_sums(outer, sums, tile, tap);
+  for (std::int64_t tile = 0; tile < task.tiles; ++tile) {
+    for (std::int64_t tap = 0; tap < task.taps; ++tap) {
+      std::int32_t* const to = task.sums_of(tile, tap);
       __builtin_memset(to, 0, number_digits * tile_sums * sizeof *to);
       for (std::int64_t chunk = 0; chunk < block.chunks; ++chunk) {
-        const std::int32_t* const first = block.first_run + chunk * outer.taps + tap;
+        const std::int32_t* const first =
+            block.first_run + chunk * outer.taps + task.first_tap + tap;
         for (std::int32_t r = first[0]; r < first[1]; ++r) {
           const OuterRun& run = block.runs[r];
           for (std::int64_t step = 0; step < run.steps; step += most_steps) {
             product.runs = least(most_steps, run.steps - step);
-            const TileRows rows = {bytes + tile * tile_windows * outer.byte_stride +
+            const TileRows rows = {task.bytes + tile * tile_windows * outer.byte_stride +
                                        run.input * step_images + step * offsets[1],
                                    outer.byte_stride, tile_windows};
-            sum_tile_by_vectors(product, rows,
-                                panel + (run.output + step) * step_images * digits_panel_columns,
-                                some);
+            sum_tile_by_vectors(
+                product, rows,
+                task.panel + (run.output + step) * step_images * digits_panel_columns, some);
             for (std::int64_t i = 0; i < number_digits * tile_sums; ++i) to[i] += some[i];
           }
         }
@@ -262,32 +281,36 @@ void sum_task(const DigitsOuter& outer, const OuterBlock& block, const std::uint
 
 #endif
 
-/// A block's products of one panel and a task's channels, added to `sums` or put there. `memory`:
-/// task_sums_size().
-void multiply_outer(const DigitsOuter& outer, const OuterBlock& block, std::int64_t group,
-                    std::int64_t panel, std::int64_t channel, const double* factors, bool first,
-                    std::int32_t* memory) {
-  const std::int64_t number = group * outer.panel_count() + panel;
-  const std::int64_t tiles =
-      least(task_channels(outer), outer.byte_rows() - channel) / tile_windows;
-  sum_task(outer, block, outer.bytes + (group * outer.byte_rows() + channel) * outer.byte_stride,
-           tiles, outer.panels + number * outer.panel_bytes(), memory);
+/// A block's products of one task, added to `sums` or put there. `number`: of the panel, in all
+/// groups.
+void multiply_outer(const DigitsOuter& outer, const OuterBlock& block, const OuterTasks& tasks,
+                    std::int64_t number, std::int64_t channel, std::int64_t first_tap,
+                    const double* factors, bool first, std::int32_t* memory) {
+  const std::int64_t group = number / outer.panel_count();
+  OuterTask task = {};
+  task.bytes = outer.bytes + (group * outer.byte_rows() + channel) * outer.byte_stride;
+  task.panel = outer.panels + number * outer.panel_bytes();
+  task.tiles = least(tasks.channels, outer.byte_rows() - channel) / tile_windows;
+  task.first_tap = first_tap;
+  task.taps = least(tasks.taps, outer.taps - first_tap);
+  task.sums = memory;
+  sum_task(outer, block, task);
   double column_factors[digits_panel_columns] = {};
-  const std::int64_t in_group = panel * digits_panel_columns;
+  const std::int64_t in_group = number % outer.panel_count() * digits_panel_columns;
   for (std::int64_t n = 0; n < least(digits_panel_columns, outer.columns - in_group); ++n) {
     column_factors[n] = factors[group * outer.columns + in_group + n];
   }
-  for (std::int64_t tap = 0; tap < outer.taps; ++tap) {
+  for (std::int64_t tap = 0; tap < task.taps; ++tap) {
     double* to = outer.sums + number * outer.panel_sums() +
-                 (tap * outer.byte_rows() + channel) * digits_panel_columns;
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      const std::int32_t* const sums = task_sums(outer, memory, tile, tap);
+                 ((first_tap + tap) * outer.byte_rows() + channel) * digits_panel_columns;
+    for (std::int64_t tile = 0; tile < task.tiles; ++tile) {
+      const std::int32_t* row = task.sums_of(tile, tap);
       for (std::int64_t k = 0; k < tile_windows; ++k, to += digits_panel_columns) {
-        const std::int32_t* const row = sums + k * digits_panel_columns;
         for (int n = 0; n < digits_panel_columns; ++n) {
           const double sum = value_of_sums(row, column_factors, n);
           to[n] = first ? sum : to[n] + sum;
         }
+        row += digits_panel_columns;
       }
     }
   }
@@ -352,13 +375,13 @@ void add_outer(const DigitsOuter& outer, const OuterBlock& block, const float* s
   const std::int64_t work =
       steps * step_images * outer.taps * windows.channels * outer.all_columns();
   const int threads = work < digits_parallel_from ? 1 : omp_get_max_threads();
-  const std::int64_t tasks = blocks_of(outer.byte_rows(), task_channels(outer));
+  const OuterTasks tasks = tasks_of(outer, threads);
   auto* const memory = static_cast<std::int32_t*>(
       scratch(ScratchSlot::inputs,
-              static_cast<std::size_t>(threads * task_sums_size(outer)) * sizeof(std::int32_t)));
+              static_cast<std::size_t>(threads * tasks.sums()) * sizeof(std::int32_t)));
 #pragma omp parallel num_threads(threads)
   {
-    std::int32_t* const mine = memory + omp_get_thread_num() * task_sums_size(outer);
+    std::int32_t* const mine = memory + omp_get_thread_num() * tasks.sums();
 #pragma omp for schedule(dynamic) nowait
     for (std::int64_t t = 0; t < groups * chunks * block.stacks * pieces; ++t) {
       const std::int64_t place = t % pieces * word_lanes;
@@ -372,10 +395,17 @@ void add_outer(const DigitsOuter& outer, const OuterBlock& block, const float* s
     configure_tiles();
 #endif
 #pragma omp for schedule(dynamic)
-    for (std::int64_t t = 0; t < groups * tasks * outer.panel_count(); ++t) {
-      const std::int64_t task = t / outer.panel_count();
-      multiply_outer(outer, block, task / tasks, t % outer.panel_count(),
-                     task % tasks * task_channels(outer), factors, first, mine);
+    for (std::int64_t t = 0;
+         t < groups * tasks.channel_tasks(outer) * tasks.tap_tasks(outer) * outer.panel_count();
+         ++t) {
+      // Panels are the innermost: a task's channels stay in the cache from one to the next.
+      const std::int64_t panel = t % outer.panel_count();
+      const std::int64_t taps = t / outer.panel_count() % tasks.tap_tasks(outer);
+      const std::int64_t rest = t / outer.panel_count() / tasks.tap_tasks(outer);
+      multiply_outer(outer, block, tasks,
+                     rest / tasks.channel_tasks(outer) * outer.panel_count() + panel,
+                     rest % tasks.channel_tasks(outer) * tasks.channels, taps * tasks.taps, factors,
+                     first, mine);
     }
 #if defined(__AMX_INT8__)
     release_tiles();

@@ -19,13 +19,25 @@ H2LEARN_INLINE std::uint32_t digits_word(float value, double scale, std::uint32_
   return (static_cast<std::uint32_t>(__builtin_bit_cast(std::uint64_t, number)) + offset) ^ offset;
 }
 
-/// Digits d_0 ... d_3 of round(weight * scale), one a byte. Adding 128 to every digit makes them
-/// the bytes of an ordinary number; flipping the top bits takes the 128 away again.
-H2LEARN_INLINE Ints digits_words(Floats weight, double scale, Ints offset) {
+/// Whole numbers to their digits, one a byte, as digits_word().
+H2LEARN_INLINE Ints to_digits(Ints numbers) {
+  typedef std::uint32_t Unsigned __attribute__((vector_size(vector_bytes)));
+  constexpr std::uint32_t offset = 0x80808080;
+  return reinterpret_cast<Ints>((reinterpret_cast<Unsigned>(numbers) + offset) ^ offset);
+}
+
+/// Of round(value * scale), by way of doubles.
+H2LEARN_INLINE Ints digits_words(Floats values, double scale) {
   typedef double Doubles __attribute__((vector_size(2 * vector_bytes)));
   typedef std::int64_t Longs __attribute__((vector_size(2 * vector_bytes)));
-  const Doubles numbers = __builtin_convertvector(weight, Doubles) * scale + rounding;
-  return (__builtin_convertvector(reinterpret_cast<Longs>(numbers), Ints) + offset) ^ offset;
+  const Doubles numbers = __builtin_convertvector(values, Doubles) * scale + rounding;
+  return to_digits(__builtin_convertvector(reinterpret_cast<Longs>(numbers), Ints));
+}
+
+/// Of round(value * scale * other_scale), by way of floats: the power of two is a product, since
+/// that of tiny values is no float. Neither product is rounded where the number is not 0 anyway.
+H2LEARN_INLINE Ints digits_words(Floats values, Floats scale, Floats other_scale) {
+  return to_digits(round_to_ints(values * scale * other_scale));
 }
 
 /// Bytes of four words, one of each of four places, to words of four places' bytes, a digit each.

@@ -58,7 +58,7 @@ H2LEARN_INLINE Ints round_to_ints(Floats value) {
 #elif defined(__AVX2__)
   return reinterpret_cast<Ints>(_mm256_cvtps_epi32(value));
 #else
-  Ints rounded;
+  Ints rounded = {};
   for (int i = 0; i < lanes; ++i) {
     rounded[i] = static_cast<std::int32_t>(__builtin_nearbyintf(value[i]));
   }
