@@ -132,7 +132,7 @@ def plan(options: argparse.Namespace, target: str) -> Iterator[Job]:
                 rates = [percent / 100 for percent in options.rates]
                 ways = None
                 if _repeats_another(target) and kernel not in ("forward", "conv_neuron"):
-                    continue  # only currents have the digits kernel
+                    continue  # digits by name are measured of currents only
                 if not options.all:
                     if not _is_measured(options, target, threads, kernel, name):
                         continue
