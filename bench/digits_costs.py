@@ -15,7 +15,7 @@ from pathlib import Path
 import choice
 from choice import Constants, NamedChoice, Row
 from kernel_tables import percent
-from layer import Layer
+from layer import FEW_IMAGES, Layer
 
 FILE = Path(__file__).parent.parent / "cpp/src/digits_costs.inc"
 PRODUCTS = ("forward", "backward", "weight_update")
@@ -99,8 +99,10 @@ class DigitsChoice(NamedChoice):
         return f"{percent(layer.density)} not zero"
 
     def ways_of(self, layer: Layer) -> list[str]:
-        """All, but where digits have no tiles."""
-        return [way for way in self.ways if way != "digits" or math.isfinite(self.padding(layer))]
+        """All, but where digits have no tiles, or would pack weights to use them once."""
+        in_place = layer.size == 1 and layer.images <= FEW_IMAGES
+        digits = not in_place and math.isfinite(self.padding(layer))
+        return [way for way in self.ways if way != "digits" or digits]
 
     def padding(self, layer: Layer) -> float:
         """Bytes that digits multiply over those that there are; infinite without tiles."""

@@ -5,7 +5,7 @@
 Needs matplotlib. Across: operations of the dense product for each byte that must be read or
 written. Up: operations of the dense product a second, whether computed or skipped; so a kernel that
 skips zeros can stand above the roof, and one that does not cannot. The circles of a layer, one a
-firing rate, stand above each other.
+firing rate, stand above each other; triangles are kernel="fastest", where units multiply bytes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _TITLES = {
 _ANALOG, _STEM, _RIVAL, _ROOF = "#222222", "#c8c8c8", "#d0389a", "#444444"
 _NAME_WIDTH = 0.035
 _SMALL: dict[str, Any] = {"fontsize": 7, "color": _ROOF}
+_BYTES = 4
+"""Multiplications of bytes by which digits do one multiply-add (of an input gradient ten)."""
+_FASTEST = "h2learn-fastest"
 _RIVALS = {"torch-float32": ("s", "torch float32"), "torch-bf16": ("D", "torch bfloat16")}
 
 
@@ -75,12 +78,13 @@ def draw(report: dict[str, Any], target: str, threads: int) -> Figure:
     if not kernels:
         raise ValueError(f"no product was measured on {target} with {threads} threads")
     (roof,) = (r for r in report["ceilings"] if (r["target"], r["threads"]) == (target, threads))
-    shown = [r for r in rows if r["kernel"] in kernels and r["way"] in ("h2learn-auto", *_RIVALS)]
+    ways = ["h2learn-auto", *_RIVALS] + ([_FASTEST] if roof["int8_ops"] else [])
+    shown = [r for r in rows if r["kernel"] in kernels and r["way"] in ways]
     rates = sorted({r["rate"] for r in shown if r["rate"] is not None})
     places = [point(r) for r in shown]
     knee = roof["flops"] / roof["l2_bytes_per_second"]
     left, right = min(knee, *(x for x, _ in places)) / 2, max(x for x, _ in places) * 2
-    bottom, top = min(y for _, y in places) / 2, max(y for _, y in places) * 10
+    bottom, top = min(y for _, y in places) / 2, max(y for _, y in places) * 40
     figure = Figure(figsize=(3.9 * len(kernels), 5.4), layout="constrained")
     panels = figure.subplots(1, len(kernels), sharex=True, sharey=True, squeeze=False)[0]
     for panel, kernel in zip(panels, kernels, strict=True):
@@ -98,6 +102,9 @@ def draw(report: dict[str, Any], target: str, threads: int) -> Figure:
         Line2D([], [], ls="", marker=mark, mfc="none", mec=_RIVAL, label=label)
         for mark, label in _RIVALS.values()
     ]
+    if _FASTEST in ways:
+        fastest = 'kernel="fastest"'
+        handles.append(Line2D([], [], ls="", marker="^", mfc="none", mec=_ANALOG, label=fastest))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     noun = "thread" if threads == 1 else "threads"
     figure.suptitle(
@@ -133,6 +140,13 @@ def _roofs(panel: Axes, roof: Row, left: float, right: float) -> None:
     panel.annotate(
         f"{peak:.0f} GFLOP/s", (peak / max(slopes.values()), peak), **_SMALL, va="bottom"
     )
+    if roof["int8_ops"]:
+        digits = roof["int8_ops"] / _BYTES / 1e9
+        panel.plot([left, right], [digits, digits], color=_ROOF, lw=1, ls=":", zorder=1)
+        panel.annotate(
+            f"bytes, {_BYTES} a weight: {digits:.0f} GFLOP/s", (left * 1.2, digits), **_SMALL,
+            va="bottom",
+        )  # fmt: skip
 
 
 def _cases(panel: Axes, rows: list[Row], shades: dict[float, Any]) -> None:
@@ -145,6 +159,9 @@ def _cases(panel: Axes, rows: list[Row], shades: dict[float, Any]) -> None:
         for row in of_case:
             if row["way"] == "h2learn-auto":
                 panel.plot(*point(row), "o", ms=5, color=shades.get(row["rate"], _ANALOG), zorder=3)
+            elif row["way"] == _FASTEST:
+                shade = shades.get(row["rate"], _ANALOG)
+                panel.plot(*point(row), "^", ms=5, mfc="none", mec=shade, zorder=4)
         for way, (mark, _) in _RIVALS.items():
             theirs = [r for r in of_case if r["way"] == way]
             if theirs:
@@ -153,7 +170,7 @@ def _cases(panel: Axes, rows: list[Row], shades: dict[float, Any]) -> None:
         ends.append((*max(places, key=lambda place: place[1]), case))
     # Names stand in one row above everything, as far apart as their letters are high.
     left, right = (math.log(limit) for limit in panel.get_xlim())
-    height = panel.get_ylim()[1] / 5
+    height = panel.get_ylim()[1] / 20
     gap = _NAME_WIDTH * (right - left)
     at = left
     for index, (x, y, case) in enumerate(sorted(ends)):

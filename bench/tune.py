@@ -80,6 +80,8 @@ PRODUCTS = ("forward", "weight_update", "backward", "forward_values", "weight_up
 IMAGES = (64, 512)
 MULTIPLY_ADDS = 2**25
 """Of a convolution's images together, so that a run takes about a millisecond."""
+MANY_ROWS = 4096
+"""Of a whole product at least, as in a step: costs that rows share have to be told apart."""
 MASKED_ROWS = 1024
 """Of a masked backward pass together at least: in training, too, packing weights counts little."""
 
@@ -110,7 +112,9 @@ def masked_grid(quick: bool) -> list[Layer]:
 
 def digits_grid(product: str, quick: bool) -> list[Layer]:
     """Whole products, of few positions and of many: packing weights counts for less there."""
-    shapes = dict.fromkeys(_shapes(quick) + _shapes(quick, MASKED_ROWS))
+    shapes = dict.fromkeys(_shapes(quick) + _shapes(quick, MASKED_ROWS) + _shapes(quick, MANY_ROWS))
+    if product == "weight_update":  # digits take 64 images at a time
+        shapes |= dict.fromkeys((*shape[:-1], 64) for shape in shapes)
     densities = DIGITS_DENSITIES[QUICK] if quick else DIGITS_DENSITIES
     return [
         Layer(f"digits_{product}", *shape, density)
