@@ -99,9 +99,14 @@ class DigitsChoice(NamedChoice):
         return f"{percent(layer.density)} not zero"
 
     def ways_of(self, layer: Layer) -> list[str]:
-        """All, but where digits have no tiles, or would pack weights to use them once."""
+        """All, but digits where `fastest` leaves them out.
+
+        That is without tiles, where weights would be packed to be used once, and in weight updates
+        of one tap.
+        """
         in_place = layer.size == 1 and layer.images <= FEW_IMAGES
-        digits = not in_place and math.isfinite(self.padding(layer))
+        one_tap = layer.is_outer and layer.kernel == 1
+        digits = not in_place and not one_tap and math.isfinite(self.padding(layer))
         return [way for way in self.ways if way != "digits" or digits]
 
     def padding(self, layer: Layer) -> float:
