@@ -102,8 +102,6 @@ sanitize: $(VENV)/.dev cpp-libraries
 # Not part of `make test`, since it needs a second compiler: ThreadSanitizer understands the
 # barriers of Clang's OpenMP runtime, not those of GCC's.
 CLANGXX ?= clang++-19
-# A test asks for more memory than there can be, and wants to be told so.
-tsan: export TSAN_OPTIONS := allocator_may_return_null=1
 tsan: $(VENV)/.dev cpp-libraries
 	@if ! command -v $(CLANGXX) >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 	then apt-get install -y -qq clang-19 libomp-19-dev >/dev/null; fi
