@@ -85,16 +85,13 @@ double cost_of_digits(const DigitsCosts& costs, const Geometry& geometry, std::i
          costs.by_columns * ratio(1, columns);
 }
 
-}  // namespace
-
-namespace {
-
 bool digits_fit(Product product, const Geometry& geometry, std::int64_t images,
                 std::int64_t planes) {
   // Their weights would be packed to be used once; the others read them in place.
   const bool linear = geometry.in_positions() == 1 && geometry.out_positions() == 1;
   if (linear && images <= few_images) return false;
-  // Bytes that one tap reads are loaded for one product: digits gain above 30 % of spikes at most.
+  // Bytes that one tap reads are loaded for one product: digits gain where spikes are many, if at
+  // all.
   if (product == Product::weight_update && geometry.taps() == 1) return false;
   if (product == Product::forward) return forward_fits(geometry, planes);
   if (product == Product::backward) return backward_fits(geometry);

@@ -79,16 +79,6 @@ struct Cut {
   std::int64_t panel_tasks;
 };
 
-struct Task {
-  std::int64_t group;
-  std::int64_t first_image;
-  std::int64_t images;
-  std::int64_t first_row;
-  std::int64_t rows;
-  std::int64_t first_panel;
-  std::int64_t panels;
-};
-
 /// A task's windows as lines in which they lie a constant step apart. A line may run on through
 /// what is no window (from the end of a row to the next one's start) when that fills tiles better:
 /// element v of a line is a window where v % unit < valid.

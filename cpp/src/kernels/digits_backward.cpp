@@ -31,17 +31,12 @@ constexpr std::uint32_t offset_of_digits = 0x80808080;
 
 constexpr int mantissa_bits = 23;
 
-/// Arrays of sums that elements are added to in turn: 8-bit exponents of up to 2^23 numbers fit.
-struct Measures {
-  std::int32_t* largest;
-  std::int32_t* exponents;
-  std::int32_t* counts;
-};
-
-H2LEARN_INLINE void add_measures(const float* values, std::int64_t length, const Measures& to) {
+/// Element by element: sums of the exponents of up to 2^23 numbers fit.
+H2LEARN_INLINE void add_measures(const float* values, std::int64_t length,
+                                 const ColumnMeasures& to) {
   for (std::int64_t i = 0; i < length; ++i) {
     const std::int32_t bits = __builtin_bit_cast(std::int32_t, values[i]) & 0x7fffffff;
-    to.largest[i] = to.largest[i] > bits ? to.largest[i] : bits;
+    to.largest_bits[i] = to.largest_bits[i] > bits ? to.largest_bits[i] : bits;
     to.exponents[i] += bits >> mantissa_bits;
     to.counts[i] += bits != 0;
   }
@@ -303,16 +298,6 @@ Layout layout_of(const BackwardProduct& product, std::int64_t images, std::int64
                           64);
   return layout;
 }
-
-struct Task {
-  std::int64_t group;
-  std::int64_t first_image;
-  std::int64_t images;
-  std::int64_t first_row;
-  std::int64_t rows;
-  std::int64_t first_panel;
-  std::int64_t panels;
-};
 
 /// Rows of an image that a task's windows read, and so the rows of its copy: [begin, end).
 struct Range {

@@ -1,7 +1,8 @@
 // The weight gradient by digits (h2learn/digits.hpp): inputs as bytes, a channel's in a row, times
 // gradients as digits, 16 columns a panel. A step of the sums is one position of 64 images
 // (OuterBlock): a tap's inputs there fill a cache line, whatever the tap, and nothing is gathered.
-// Tiles that begin elsewhere in a line take half as long again or twice. For kernel sources only.
+// Tiles that begin elsewhere in a line take longer to load than to multiply. For kernel sources
+// only.
 #pragma once
 
 #include <omp.h>

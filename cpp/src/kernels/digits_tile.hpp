@@ -21,6 +21,17 @@ constexpr std::int64_t digits_parallel_from = std::int64_t{1} << 20;
 /// Sums of one tile: [digits][tile_windows][columns].
 typedef std::int32_t TileSums[number_digits * tile_sums];
 
+/// A thread's share of a product: some rows of windows of some images, times some panels.
+struct Task {
+  std::int64_t group;
+  std::int64_t first_image;
+  std::int64_t images;
+  std::int64_t first_row;
+  std::int64_t rows;
+  std::int64_t first_panel;
+  std::int64_t panels;
+};
+
 /// Windows of a tile: the first one's origin, and bytes from one to the next.
 struct TileRows {
   const std::uint8_t* origin;
