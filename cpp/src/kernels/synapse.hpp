@@ -79,9 +79,10 @@ constexpr std::int64_t few_images = 224;
 enum class Method { by_density, event, dense, tables, sampled };
 
 /// How the left operand is read.
-/// `windows`: multiplied densely, where it lies. `scatter`: added to the sums that a bit reaches,
-/// bit by bit. `depthwise`: a channel a lane, by a kernel of its own.
-enum class Choice { gather, windows, scatter, depthwise };
+/// `windows`: multiplied densely, where it lies. `taps`: by events, listed once for all taps.
+/// `scatter`: added to the sums that a bit reaches, bit by bit. `depthwise`: a channel a lane, by a
+/// kernel of its own.
+enum class Choice { gather, windows, taps, scatter, depthwise };
 
 /// Shape of the table engine (LutShape).
 struct Tables {

@@ -86,40 +86,64 @@ H2LEARN_INLINE void add_to(float* sums, const Floats* block, bool first) {
   }
 }
 
-/// Lists read a panel in an order that no processor foresees: meanwhile `fetched` bytes from `next`
-/// on are fetched, the panel to come.
+/// block[group_rows][vectors] += the rows of a panel that a group's lists name.
 template <int vectors, bool weighted, bool once>
-H2LEARN_TILE void add_events(const Lists& lists, const float* panel, const float* next,
-                             std::int64_t fetched, float* sums, std::int64_t stride, bool first) {
-  constexpr std::int64_t line_floats = 16;
-  const std::int64_t lines = blocks_of(fetched, lists.group_count * line_floats * 4);
+H2LEARN_INLINE void add_lists(const Lists& lists, const ListGroup& group, const float* panel,
+                              Floats (*block)[vectors]) {
   const char* const base = reinterpret_cast<const char*>(panel);
-  for (std::int64_t g = 0; g < lists.group_count; ++g) {
-    const ListGroup& group = lists.groups[g];
-    const std::int64_t length = group.length;
-    for (std::int64_t i = 0; i < lines; ++i, next += line_floats) __builtin_prefetch(next, 0, 2);
-    const std::uint16_t* const offsets = lists.offsets + group.first;
-    const float* const values = lists.values + group.first;
-    Floats block[group_rows][vectors] = {};
-    for (std::int64_t entry = 0; entry < length; ++entry) {
-      const std::uint64_t next_offsets = group_offsets(offsets + entry * group_rows);
+  const std::uint16_t* const offsets = lists.offsets + group.first;
+  const float* const values = lists.values + group.first;
+  const std::int64_t length = group.length;
+  for (std::int64_t entry = 0; entry < length; ++entry) {
+    std::uint64_t quads[group_rows / quad_rows];
+    H2LEARN_UNROLL
+    for (int q = 0; q < group_rows / quad_rows; ++q) {
+      quads[q] = quad_offsets(offsets + entry * group_rows + q * quad_rows);
+    }
+    Floats of_rows[group_rows];
+    if constexpr (weighted) entry_values(values + entry * group_rows, of_rows);
+    H2LEARN_UNROLL
+    for (int r = 0; r < group_rows; ++r) {
+      const std::uint64_t offset = offset_of(quads[r / quad_rows], r % quad_rows);
+      // cppcheck-suppress invalidPointerCast ; offsets count bytes of a panel of floats
+      const float* const row = reinterpret_cast<const float*>(base + offset * vectors);
       H2LEARN_UNROLL
-      for (int r = 0; r < group_rows; ++r) {
-        const std::uint64_t offset = offset_of(next_offsets, r);
-        // cppcheck-suppress invalidPointerCast ; offsets count bytes of a panel of floats
-        const float* const row = reinterpret_cast<const float*>(base + offset * vectors);
-        H2LEARN_UNROLL
-        for (int v = 0; v < vectors; ++v) {
-          const Floats terms = load(row + v * lanes);
-          if constexpr (weighted) {
-            const Floats value = broadcast(values[r * length + entry]);
-            block[r][v] = multiply_add<once>(value, terms, block[r][v]);
-          } else {
-            block[r][v] += terms;
-          }
+      for (int v = 0; v < vectors; ++v) {
+        const Floats terms = load(row + v * lanes);
+        if constexpr (weighted) {
+          block[r][v] = multiply_add<once>(of_rows[r], terms, block[r][v]);
+        } else {
+          block[r][v] += terms;
         }
       }
     }
+  }
+}
+
+/// What is fetched meanwhile: lists read a panel in an order that no processor foresees, so the
+/// panel to come is, a few lines for each of `groups`.
+class Fetch {
+ public:
+  Fetch(const float* from, std::int64_t bytes, std::int64_t groups)
+      : next_(from), lines_(blocks_of(bytes, most(groups, 1) * line_floats * 4)) {}
+  H2LEARN_INLINE void step() {
+    for (std::int64_t i = 0; i < lines_; ++i, next_ += line_floats) __builtin_prefetch(next_, 0, 2);
+  }
+
+ private:
+  static constexpr std::int64_t line_floats = 16;
+  const float* next_;
+  std::int64_t lines_;
+};
+
+template <int vectors, bool weighted, bool once>
+H2LEARN_TILE void add_events(const Lists& lists, const float* panel, Fetch fetch, float* sums,
+                             std::int64_t stride, bool first) {
+  for (std::int64_t g = 0; g < lists.group_count; ++g) {
+    const ListGroup& group = lists.groups[g];
+    fetch.step();
+    Floats block[group_rows][vectors] = {};
+    add_lists<vectors, weighted, once>(lists, group, panel, block);
     H2LEARN_UNROLL
     for (int r = 0; r < group_rows; ++r) {
       if (group.row[r] >= 0) add_to<vectors>(sums + group.row[r] * stride, block[r], first);
@@ -186,13 +210,12 @@ inline void add_panel(const PreparedRows& rows, bool weighted, const float* pane
     return;
   }
   const std::int64_t floats = (rows.depth + 1) * vectors * lanes;
-  const std::int64_t fetched = rows.far ? floats * std::int64_t{sizeof(float)} : 0;
+  const Fetch fetch(panel + floats, rows.far ? floats * std::int64_t{sizeof(float)} : 0,
+                    rows.lists.group_count);
   if (weighted) {
-    add_events<vectors, true, once>(rows.lists, panel, panel + floats, fetched, sums, stride,
-                                    first);
+    add_events<vectors, true, once>(rows.lists, panel, fetch, sums, stride, first);
   } else {
-    add_events<vectors, false, once>(rows.lists, panel, panel + floats, fetched, sums, stride,
-                                     first);
+    add_events<vectors, false, once>(rows.lists, panel, fetch, sums, stride, first);
   }
 }
 

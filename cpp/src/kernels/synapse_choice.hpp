@@ -122,9 +122,19 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
+/// By events that are listed once for the taps that read them, of which some lie beside the image.
+inline float cost_of_taps(const RowOfTerms& row, const Windows& windows, std::int64_t taps) {
+  const float listing = row.depth * (row.bits ? costs.list_bit : costs.list_value);
+  const float event = row.bits ? costs.bit_event : costs.value_event;
+  const float parts = __builtin_fmaxf(row.depth / static_cast<float>(windows.channels), 1);
+  return listing / static_cast<float>(taps) +
+         row.vectors * (event * row.density * row.depth + costs.start_sum * parts);
+}
+
 /// What differs between the products.
 struct Reading {
   const float* next_sum;  ///< see cost_of_scatter; null where scattering is impossible
+  bool taps;              ///< whether Choice::taps is possible
   float windows;          ///< multiplying and adding one vector where the rows are windows
 };
 
@@ -146,13 +156,19 @@ inline Choice choose(const GatheredRows& rows, Method method, std::int64_t colum
   const Choice densely = gathering + dense < windows ? Choice::gather : Choice::windows;
   if (method == Method::dense) return densely;
   // Where events do not pay for rows of zeros, nobody need look how many there are.
+  const std::int64_t all_taps = rows.length / rows.windows.channels;
   const bool may_skip = method == Method::event || reading.next_sum != nullptr ||
-                        gathering + cost_of_events(row) < least_dense;
+                        gathering + cost_of_events(row) < least_dense ||
+                        (reading.taps && cost_of_taps(row, rows.windows, all_taps) < least_dense);
   if (!may_skip) return densely;
   row.density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
   Choice by_events = Choice::gather;
   float cost = gathering + cost_of_events(row);
+  if (reading.taps && cost_of_taps(row, rows.windows, all_taps) < cost) {
+    by_events = Choice::taps;
+    cost = cost_of_taps(row, rows.windows, all_taps);
+  }
   if (reading.next_sum != nullptr && cost_of_scatter(row, taps, *reading.next_sum) < cost) {
     by_events = Choice::scatter;
     cost = cost_of_scatter(row, taps, *reading.next_sum);

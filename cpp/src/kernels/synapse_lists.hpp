@@ -1,9 +1,9 @@
 // Lists of what is set in a block of rows, for the event kernel. For kernel sources only.
 //
-// Rows are taken in groups of four of nearly equal count (they are sorted by it), and the four
-// lists of a group are padded to the longest with an offset that leads to a row of zeros: one
-// loop of a predictable length then keeps four rows' sums in registers. The lists of a group are
-// interleaved, so that one load brings the next offset of each: loads are what limits the kernel.
+// Rows are taken in groups of nearly equal count (they are sorted by it), and the lists of a group
+// are padded to the longest with an offset that leads to a row of zeros: one loop of a predictable
+// length then keeps all rows' sums in registers. The lists of a group are interleaved by fours, so
+// that one load brings the next offset of four rows: loads are what limits the kernel.
 // The order of rows has no bearing on any sum; within a row the offsets ascend, as the order of
 // additions demands.
 #pragma once
@@ -16,14 +16,16 @@
 namespace h2learn {
 namespace {
 
-constexpr int group_rows = 4;
+constexpr int quad_rows = 4;
+
+/// As many as the registers hold two vectors of sums of, beside what is multiplied with them.
+constexpr int group_rows = vector_bytes == 64 ? 8 : 4;
 
 /// Rows whose lists have one length; -1 where the block had no row left.
 struct ListGroup {
   std::int32_t row[group_rows];
   std::int32_t length;
-  std::int32_t first;  ///< offsets are [length][group_rows] from this entry, values
-                       ///< [group_rows][length]
+  std::int32_t first;  ///< offsets and values are [length][group_rows] from this entry
 };
 
 /// Entry k of a row is listed as the byte offset of lane 0 of row k in a panel one vector wide.
@@ -37,7 +39,7 @@ struct Lists {
 };
 
 /// Entries that may be written behind a list, or behind all of them: vectors, and interleaved ones.
-constexpr std::int64_t list_slack = 32;
+constexpr std::int64_t list_slack = 8 * group_rows;
 
 /// Entries that lists of `rows` rows can need.
 H2LEARN_INLINE std::int64_t list_capacity(std::int64_t rows) {
@@ -46,32 +48,40 @@ H2LEARN_INLINE std::int64_t list_capacity(std::int64_t rows) {
 
 H2LEARN_INLINE int popcount(std::uint64_t word) { return __builtin_popcountll(word); }
 
-/// Set bits of each row of bits[rows][block_words] to counts[rows]; returns their sum.
+/// Set bits of a row of words.
+H2LEARN_INLINE std::int32_t count_bits(const std::uint64_t* words, std::int64_t word_count) {
+  std::int32_t count = 0;
+  for (std::int64_t w = 0; w < word_count; ++w) count += popcount(words[w]);
+  return count;
+}
+
+/// Of each row of bits[rows][block_words] to counts[rows]; returns their sum.
 H2LEARN_INLINE std::int64_t count_bits(const std::uint64_t* bits, std::int64_t rows,
                                        std::int32_t* counts) {
   std::int64_t total = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    int count = 0;
-    for (std::int64_t w = 0; w < block_words; ++w) count += popcount(bits[r * block_words + w]);
-    counts[r] = count;
-    total += count;
+    counts[r] = count_bits(bits + r * block_words, block_words);
+    total += counts[r];
   }
   return total;
 }
 
-/// Non-zeros of each row of values[rows][sum_block] to counts[rows]; returns their sum.
+/// Non-zeros of a row of floats, up to a multiple of a vector.
+H2LEARN_INLINE std::int32_t count_values(const float* values, std::int64_t depth) {
+  Ints set = {};  // counts down, as a true comparison is -1
+  for (std::int64_t k = 0; k < depth; k += lanes) set += load(values + k) != Floats{};
+  std::int32_t count = 0;
+  for (int i = 0; i < lanes; ++i) count -= set[i];
+  return count;
+}
+
+/// Of each row of values[rows][sum_block] to counts[rows]; returns their sum.
 H2LEARN_INLINE std::int64_t count_values(const float* values, std::int64_t rows, std::int64_t depth,
                                          std::int32_t* counts) {
   std::int64_t total = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    Ints set = {};  // counts down, as a true comparison is -1
-    for (std::int64_t k = 0; k < depth; k += lanes) {
-      set += load(values + r * sum_block + k) != Floats{};
-    }
-    int count = 0;
-    for (int i = 0; i < lanes; ++i) count -= set[i];
-    counts[r] = count;
-    total += count;
+    counts[r] = count_values(values + r * sum_block, depth);
+    total += counts[r];
   }
   return total;
 }
@@ -113,11 +123,12 @@ constexpr ByteTable byte_table = make_byte_table();
 /// Up to so many set bits in a block, a branch for each costs less than a look-up for each byte.
 constexpr std::int32_t few_bits = 4;
 
-/// Appends the offsets of one row's `count` set bits. May write up to list_slack too many.
-H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int32_t count,
-                              std::uint16_t* offsets) {
+/// Appends the offsets of the `count` set bits of a row of words. May write up to list_slack too
+/// many.
+H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int64_t word_count,
+                              std::int32_t count, std::uint16_t* offsets) {
   if (count <= few_bits) {
-    for (std::int64_t w = 0; w < block_words; ++w) {
+    for (std::int64_t w = 0; w < word_count; ++w) {
       for (std::uint64_t word = words[w]; word != 0; word &= word - 1) {
         *offsets++ = static_cast<std::uint16_t>((w * 64 + __builtin_ctzll(word)) * vector_bytes);
       }
@@ -125,7 +136,7 @@ H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int32_t count,
     return;
   }
   Offsets base = {};
-  for (std::int64_t w = 0; w < block_words; ++w) {
+  for (std::int64_t w = 0; w < word_count; ++w) {
     H2LEARN_UNROLL
     for (int shift = 0; shift < 64; shift += 8) {
       const std::uint64_t byte = words[w] >> shift & 0xFF;
@@ -199,41 +210,146 @@ H2LEARN_INLINE Offsets interleave_high(Offsets a, Offsets b) {
   return shuffle<4, 12, 5, 13, 6, 14, 7, 15>(a, b);
 }
 
-/// One entry's offset in each list of a group.
-typedef std::uint64_t GroupEntry __attribute__((may_alias));
+/// One entry's values in the lists of four rows.
+typedef float QuadValues __attribute__((vector_size(16), may_alias));
+typedef float UnalignedQuadValues __attribute__((vector_size(16), aligned(4), may_alias));
+typedef std::int32_t QuadIndex __attribute__((vector_size(16)));
 
-H2LEARN_INLINE std::uint64_t group_offsets(const std::uint16_t* entry) {
-  return *reinterpret_cast<const GroupEntry*>(entry);
+template <int... index>
+H2LEARN_INLINE QuadValues shuffle_quad(QuadValues a, QuadValues b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, index...);
+#else
+  return __builtin_shuffle(a, b, QuadIndex{index...});
+#endif
+}
+
+/// One entry's value in the list of each row of a group, in every lane. From registers where an
+/// instruction can, since loads are what limits the kernel.
+H2LEARN_INLINE void entry_values(const float* entry, Floats* of_rows) {
+#if defined(__AVX512F__)
+  static_assert(group_rows == 8);
+  const __m512 values = _mm512_maskz_loadu_ps((1 << group_rows) - 1, entry);
+#elif defined(__AVX2__)
+  static_assert(group_rows == 4);
+  const __m256 values = _mm256_castps128_ps256(_mm_loadu_ps(entry));
+#endif
+  H2LEARN_UNROLL
+  for (int r = 0; r < group_rows; ++r) {
+#if defined(__AVX512F__)
+    of_rows[r] = _mm512_maskz_permutexvar_ps(0xFFFF, _mm512_set1_epi32(r), values);
+#elif defined(__AVX2__)
+    of_rows[r] = _mm256_permutevar8x32_ps(values, _mm256_set1_epi32(r));
+#else
+    of_rows[r] = broadcast(entry[r]);
+#endif
+  }
+}
+
+/// One entry's offsets in the lists of four rows.
+typedef std::uint64_t QuadOffsets __attribute__((aligned(2), may_alias));
+
+H2LEARN_INLINE std::uint64_t quad_offsets(const std::uint16_t* entry) {
+  return *reinterpret_cast<const QuadOffsets*>(entry);
 }
 
 /// That of row r: the r-th in memory.
-H2LEARN_INLINE std::uint64_t offset_of(std::uint64_t group, int r) {
-  const int place = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? r : group_rows - 1 - r;
-  return group >> (16 * place) & 0xFFFF;
+H2LEARN_INLINE std::uint64_t offset_of(std::uint64_t quad, int r) {
+  const int place = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? r : quad_rows - 1 - r;
+  return quad >> (16 * place) & 0xFFFF;
 }
 
-/// Offsets of the rows of one group, each in a row of its own, before they are interleaved.
-struct GroupOffsets {
-  alignas(16) std::uint16_t rows[group_rows][sum_block + list_slack];
+/// Entries of the rows of one group, each in a row of its own, before they are interleaved.
+struct GroupEntries {
+  alignas(16) std::uint16_t offsets[group_rows][sum_block + 8];
+  alignas(64) float values[group_rows][sum_block + 8];
 };
 
 /// to[length][group_rows]; writes up to list_slack entries too many.
-H2LEARN_INLINE void interleave(const GroupOffsets& from, std::int64_t length, std::uint16_t* to) {
-  for (std::int64_t entry = 0; entry < length; entry += 8, to += 32) {
-    Offsets row[group_rows];
-    for (int r = 0; r < group_rows; ++r) {
-      row[r] = *reinterpret_cast<const Offsets*>(from.rows[r] + entry);
+H2LEARN_INLINE void interleave_offsets(const GroupEntries& from, std::int64_t length,
+                                       std::uint16_t* to) {
+  typedef std::uint64_t Pair __attribute__((vector_size(16)));  // of entries
+  for (std::int64_t entry = 0; entry < length; entry += 8, to += 8 * group_rows) {
+    H2LEARN_UNROLL
+    for (int quad = 0; quad < group_rows; quad += quad_rows) {
+      Offsets row[quad_rows];
+      for (int r = 0; r < quad_rows; ++r) {
+        row[r] = *reinterpret_cast<const Offsets*>(from.offsets[quad + r] + entry);
+      }
+      const Offsets even_low = interleave_low(row[0], row[2]);
+      const Offsets even_high = interleave_high(row[0], row[2]);
+      const Offsets odd_low = interleave_low(row[1], row[3]);
+      const Offsets odd_high = interleave_high(row[1], row[3]);
+      const Offsets pairs[4] = {
+          interleave_low(even_low, odd_low), interleave_high(even_low, odd_low),
+          interleave_low(even_high, odd_high), interleave_high(even_high, odd_high)};
+      H2LEARN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const Pair pair = reinterpret_cast<Pair>(pairs[i]);
+        *reinterpret_cast<QuadOffsets*>(to + 2 * i * group_rows + quad) = pair[0];
+        *reinterpret_cast<QuadOffsets*>(to + (2 * i + 1) * group_rows + quad) = pair[1];
+      }
     }
-    const Offsets even_low = interleave_low(row[0], row[2]);
-    const Offsets even_high = interleave_high(row[0], row[2]);
-    const Offsets odd_low = interleave_low(row[1], row[3]);
-    const Offsets odd_high = interleave_high(row[1], row[3]);
-    UnalignedOffsets* const out = reinterpret_cast<UnalignedOffsets*>(to);
-    out[0] = interleave_low(even_low, odd_low);
-    out[1] = interleave_high(even_low, odd_low);
-    out[2] = interleave_low(even_high, odd_high);
-    out[3] = interleave_high(even_high, odd_high);
   }
+}
+
+/// The same for values.
+H2LEARN_INLINE void interleave_values(const GroupEntries& from, std::int64_t length, float* to) {
+  for (std::int64_t entry = 0; entry < length; entry += 4, to += 4 * group_rows) {
+    H2LEARN_UNROLL
+    for (int quad = 0; quad < group_rows; quad += quad_rows) {
+      QuadValues row[quad_rows];
+      for (int r = 0; r < quad_rows; ++r) {
+        row[r] = *reinterpret_cast<const QuadValues*>(from.values[quad + r] + entry);
+      }
+      const QuadValues even_low = shuffle_quad<0, 4, 1, 5>(row[0], row[2]);
+      const QuadValues even_high = shuffle_quad<2, 6, 3, 7>(row[0], row[2]);
+      const QuadValues odd_low = shuffle_quad<0, 4, 1, 5>(row[1], row[3]);
+      const QuadValues odd_high = shuffle_quad<2, 6, 3, 7>(row[1], row[3]);
+      const QuadValues entries[4] = {
+          shuffle_quad<0, 4, 1, 5>(even_low, odd_low), shuffle_quad<2, 6, 3, 7>(even_low, odd_low),
+          shuffle_quad<0, 4, 1, 5>(even_high, odd_high), shuffle_quad<2, 6, 3, 7>(even_high, odd_high)};
+      H2LEARN_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        *reinterpret_cast<UnalignedQuadValues*>(to + i * group_rows + quad) = entries[i];
+      }
+    }
+  }
+}
+
+/// A row that is listed: of whole words of bits or, where these are null, of floats.
+struct ListedRow {
+  const std::uint64_t* bits;
+  const float* values;
+  std::int32_t number;
+  std::int32_t count;  ///< what is set
+};
+
+/// The lists of the rows of a group by ascending count, from entry `next` on; moves it behind them.
+/// `zeros` is the row of a panel that filled up lists of bits lead to.
+H2LEARN_INLINE void list_group(const ListedRow* rows, std::int64_t count, std::int64_t depth,
+                               std::int64_t zeros, Lists& lists, ListGroup& group,
+                               std::int32_t& next) {
+  GroupEntries entries;
+  const bool of_values = rows[0].bits == nullptr;
+  group.first = next;
+  group.length = rows[count - 1].count;
+  for (std::int64_t i = 0; i < group_rows; ++i) {
+    group.row[i] = i < count ? rows[i].number : -1;
+    const std::int32_t set = i < count ? rows[i].count : 0;
+    if (i < count && of_values) {
+      list_values(rows[i].values, depth, entries.offsets[i], entries.values[i]);
+    } else if (i < count) {
+      list_bits(rows[i].bits, blocks_of(depth, 64), set, entries.offsets[i]);
+    }
+    for (std::int32_t entry = set; entry < group.length; ++entry) {
+      entries.offsets[i][entry] = static_cast<std::uint16_t>(zeros * vector_bytes);
+      entries.values[i][entry] = 0;
+    }
+  }
+  interleave_offsets(entries, group.length, lists.offsets + next);
+  if (of_values) interleave_values(entries, group.length, lists.values + next);
+  next += group_rows * group.length;
 }
 
 /// Lists of the rows of bits[rows][block_words], or, when that is null, of values[rows][sum_block].
@@ -242,31 +358,16 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
                        std::int64_t depth, Lists& lists) {
   sort_rows(lists.counts, rows, lists.order);
   lists.group_count = blocks_of(rows, group_rows);
-  const auto zeros = static_cast<std::uint16_t>(depth * vector_bytes);
-  GroupOffsets offsets;
   std::int32_t next = 0;
   for (std::int64_t g = 0; g < lists.group_count; ++g) {
-    ListGroup& group = lists.groups[g];
-    const std::int64_t last = least((g + 1) * group_rows, rows) - 1;
-    group.first = next;
-    group.length = lists.counts[lists.order[last]];
-    for (std::int64_t i = 0; i < group_rows; ++i) {
-      const bool real = g * group_rows + i <= last;
-      const std::int32_t row = real ? lists.order[g * group_rows + i] : -1;
-      group.row[i] = row;
-      const std::int32_t count = real ? lists.counts[row] : 0;
-      float* const listed = lists.values + next + i * group.length;
-      if (real && bits != nullptr) list_bits(bits + row * block_words, count, offsets.rows[i]);
-      if (real && bits == nullptr) {
-        list_values(values + row * sum_block, depth, offsets.rows[i], listed);
-      }
-      for (std::int32_t entry = count; entry < group.length; ++entry) {
-        offsets.rows[i][entry] = zeros;
-        if (bits == nullptr) listed[entry] = 0;
-      }
+    ListedRow listed[group_rows];
+    const std::int64_t count = least(group_rows, rows - g * group_rows);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int32_t row = lists.order[g * group_rows + i];
+      listed[i] = {bits == nullptr ? nullptr : bits + row * block_words,
+                   bits == nullptr ? values + row * sum_block : nullptr, row, lists.counts[row]};
     }
-    interleave(offsets, group.length, lists.offsets + next);
-    next += group_rows * group.length;
+    list_group(listed, count, depth, depth, lists, lists.groups[g], next);
   }
 }
 

@@ -131,6 +131,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     case Choice::scatter:
       memory.scattered = carver.take<float>(product.rows.length * panel_columns);
       break;
+    case Choice::taps:  // of products only
     case Choice::depthwise:
       break;  // has memory of its own
     case Choice::gather:
@@ -365,7 +366,7 @@ Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method metho
                             windows.channels * least(windows.channels, bit_terms);
   const auto mebibytes = static_cast<float>(read) / (1 << 18);
   return choose(rows, method, columns,
-                {can_scatter(rows) ? &costs.next_weight : nullptr, 1 + costs.far * mebibytes});
+                {can_scatter(rows) ? &costs.next_weight : nullptr, false, 1 + costs.far * mebibytes});
 }
 
 void outer_product(const OuterProduct& product) {

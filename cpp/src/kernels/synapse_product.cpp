@@ -13,6 +13,7 @@
 #include "kernels/synapse_sampled.hpp"
 #include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_tables.hpp"
+#include "kernels/synapse_taps.hpp"
 #include "kernels/synapse_window.hpp"
 #include "kernels/synapse_workspace.hpp"
 #include "kernels/transpose.hpp"
@@ -61,9 +62,11 @@ struct ProductMemory {
   std::uint64_t* bits;  ///< [gathered_blocks][rows][block_words], or rows of one table tile
   float* values;        ///< [rows][sum_block]
   float* padded;        ///< [images][padded rows][padded row]
-  float* block;         ///< [rows][panel_columns], the scattered sums of one block
+  float* block;         ///< the sums of one block: [rows][panel_columns], scattered, or
+                        ///< [rows][sums_stride], of taps, where a block has several
   PreparedRows prepared;
   TableScratch tables;
+  TapLists taps;
   NeededRows* needed;  ///< of each tile of dot_rows rows
   float* panels;       ///< of one block and the task's columns, where weights are read in place
   float* sums;         ///< [rows][sums_stride]
@@ -80,6 +83,8 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   const std::int64_t rows = shape.task_rows;
   ProductMemory memory = {};
   memory.sums = carver.take<float>(rows * shape.sums_stride);
+  memory.prepared.far =
+      product.panels != nullptr && product.rows.length * product.columns > near_weights;
   if (product.method == Method::tables) {
     if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
     const std::int64_t tile =
@@ -99,13 +104,21 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   if (product.choice == Choice::windows) {
     memory.padded = carver.take<float>(padded_size(product.rows.windows, shape));
   }
+  if (product.choice == Choice::taps) {
+    if (tap_chunk(product.rows.windows.channels) < sum_block) {
+      memory.block = carver.take<float>(rows * shape.sums_stride);
+    }
+    memory.taps = carve_taps(carver, product.rows, shape.images,
+                             shape.image_rows / product.rows.windows.width);
+    return memory;
+  }
   if (product.choice == Choice::scatter) memory.block = carver.take<float>(rows * panel_columns);
   if (product.panels == nullptr) {
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
+  const bool far = memory.prepared.far;
   memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method);
-  memory.prepared.far =
-      product.panels != nullptr && product.rows.length * product.columns > near_weights;
+  memory.prepared.far = far;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
   } else {
@@ -158,6 +171,48 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
         });
       }
     }
+  }
+}
+
+/// The rows of windows of a task that has whole ones.
+Band band_of(const GatherProduct& product, const Task& task) {
+  const std::int64_t image_rows = product.rows.positions;
+  const std::int64_t width = product.rows.windows.width;
+  return {task.first_row / image_rows, blocks_of(task.rows, image_rows),
+          task.first_row % image_rows / width, least(task.rows, image_rows) / width};
+}
+
+template <bool weighted, bool once>
+void sum_taps(const GatherProduct& product, const PanelLayout& layout, const Task& task,
+              ProductMemory& memory, float* sums) {
+  const Windows& windows = product.rows.windows;
+  const Band band = band_of(product, task);
+  list_band(product.rows, task.group, band, memory.taps);
+  for (std::int64_t block = 0; block < product.rows.length; block += sum_block) {
+    const std::int64_t depth = layout.depth(block);
+    const float* const panels =
+        product.panels + layout.panel(task.group, block, task.first_column);
+    float* const parts = block == 0 ? sums : memory.block;
+    for_each_tap(windows, block, product.rows.length, [&](const TapTerms& terms, std::int64_t begin) {
+      if (!weighted) lead_to_zeros(memory.taps, terms.chunk, depth - begin);
+      pass_tap(windows, band, terms, parts, sums, task.stride, task.columns);
+      const std::int64_t groups =
+          memory.taps.first_group[terms.chunk + 1] - memory.taps.first_group[terms.chunk];
+      for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+        const std::int64_t panel_width = least(panel_columns, task.columns - column);
+        const std::int64_t floats = (depth + 1) * panel_width;
+        const float* const panel = panels + column * (depth + 1);
+        const Fetch fetch(panel + floats, memory.prepared.far ? floats * 4 : 0, groups);
+        if (panel_width > lanes) {
+          add_tap<panel_vectors, weighted, once>(memory.taps, terms, windows.width,
+                                                 panel + begin * panel_width, fetch,
+                                                 parts + column, sums + column, task.stride);
+        } else {
+          add_tap<1, weighted, once>(memory.taps, terms, windows.width, panel + begin * panel_width,
+                                     fetch, parts + column, sums + column, task.stride);
+        }
+      }
+    });
   }
 }
 
@@ -428,6 +483,12 @@ void run_task(const GatherProduct& product, const PanelLayout& layout, const Tas
     sum_by_tables(product, layout, task, memory);
   } else if (product.choice == Choice::windows) {
     sum_windows(product, layout, task, memory, memory.sums);
+  } else if (product.choice == Choice::taps && is_bits(product.rows)) {
+    sum_taps<false, false>(product, layout, task, memory, memory.sums);
+  } else if (product.choice == Choice::taps) {
+    visit_rounding(product.rounds_once, [&]<bool once>() {
+      sum_taps<true, once>(product, layout, task, memory, memory.sums);
+    });
   } else if (product.choice == Choice::scatter && is_bits(product.rows)) {
     scatter_windows<false>(product, layout, task, memory, memory.sums);
   } else if (product.choice == Choice::scatter) {
@@ -494,7 +555,8 @@ Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method met
   if (is_depthwise(rows, columns, method)) return Choice::depthwise;
   const bool narrow = rows.windows.width <= narrow_windows;
   return choose(rows, method, columns,
-                {can_scatter(rows) ? &costs.next_output : nullptr, narrow ? costs.narrow : 1});
+                {can_scatter(rows) ? &costs.next_output : nullptr, can_list_taps(rows, task_rows),
+                 narrow ? costs.narrow : 1});
 }
 
 bool reads_in_place(const GatherProduct& product) {
