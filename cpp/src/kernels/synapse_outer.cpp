@@ -24,15 +24,17 @@ namespace h2learn {
 namespace {
 
 /// Fan-in and columns of a task at most: their sums (512 x 256 floats on AVX-512) fill half of
-/// the second-level cache, and each packed panel of gradients is used by many rows.
+/// the second-level cache, and each packed panel of gradients is used by many rows. Values, which
+/// take longer to list than bits, are listed for more columns.
 constexpr std::int64_t bit_terms = 512;
+constexpr std::int64_t bit_columns = 8 * panel_columns;
 constexpr std::int64_t value_terms = sum_block;
-constexpr std::int64_t task_columns = 8 * panel_columns;
+constexpr std::int64_t value_columns = 16 * panel_columns;
 
 /// Tasks a thread should find, so that it does not wait long for the others.
 constexpr std::int64_t tasks_per_thread = 4;
 
-/// How a product is cut. Sums are [group][fan-in][padded columns].
+/// How a product is cut. Sums are [group][fan-in][stride].
 struct Cut {
   std::int64_t positions;  ///< of all images
   std::int64_t stretches;
@@ -56,15 +58,15 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   Cut result = {};
   result.positions = rows.images * rows.positions;
   result.padded = round_up(product.columns, lanes);
-  result.sums = rows.groups * length * result.padded;
   // The table engine's accumulator runs through all positions.
   result.stretches =
       product.method == Method::tables ? 1 : blocks_of(result.positions, stretch_positions);
-  result.columns = least(task_columns, round_up(result.padded, panel_columns));
+  const bool bits = is_bits(rows) || product.method == Method::tables;
+  result.columns =
+      least(bits ? bit_columns : value_columns, round_up(result.padded, panel_columns));
   result.column_chunks = blocks_of(result.padded, result.columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
   // visits all of it at once.
-  const bool bits = is_bits(rows) || product.method == Method::tables;
   const std::int64_t most_terms = bits ? bit_terms : value_terms;
   const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
   const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
@@ -75,7 +77,8 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   if (!bits && !whole) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
   result.finished_by_task = result.stretches == 1 && product.taps == 1;
-  result.stride = result.finished_by_task ? result.columns : result.padded;
+  result.stride = (result.finished_by_task ? result.columns : result.padded) + stride_slack;
+  result.sums = rows.groups * length * result.stride;
   return result;
 }
 
@@ -144,7 +147,9 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
   return memory;
 }
 
-/// Copies `columns` of the gradients of `depth` positions and appends the row of zeros.
+/// Copies `columns` of the gradients of `depth` positions and appends the row of zeros. Fetches
+/// the next ones: each position's may lie on a page of its own, where no processor fetches ahead by
+/// itself.
 template <int vectors>
 void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
                     std::int64_t columns, float* panel) {
@@ -152,6 +157,7 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
     H2LEARN_UNROLL
     for (int v = 0; v < vectors; ++v) {
       const std::int64_t left = columns - v * lanes;
+      __builtin_prefetch(from + m * stride + (vectors + v) * lanes, 0, 2);
       store(panel + (m * vectors + v) * lanes,
             left > 0 ? load_first(from + m * stride + v * lanes, left) : Floats{});
     }
@@ -334,7 +340,7 @@ void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane
     for (std::int64_t t = 0; t < count * tasks; ++t) {
       const Task task = task_of(product, shape, begin + t / tasks, t % tasks);
       float* const sums = wave + t / tasks * shape.sums +
-                          (task.group * product.rows.length + task.first_term) * shape.padded +
+                          (task.group * product.rows.length + task.first_term) * shape.stride +
                           task.first_column;
       sum_task(product, shape, task, plane, memory, sums);
     }
@@ -412,7 +418,7 @@ void outer_product(const OuterProduct& product) {
   }
   const WeightShape weights = {product.rows.groups, product.columns,
                                product.rows.length / product.taps, product.taps};
-  unpack_gradient(weights, sums, shape.padded, product.scale, product.grad_weight);
+  unpack_gradient(weights, sums, shape.stride, product.scale, product.grad_weight);
 }
 
 }  // namespace H2LEARN_TARGET

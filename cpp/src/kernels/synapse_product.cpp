@@ -40,9 +40,6 @@ constexpr std::int64_t sampled_rows = 20 * dot_rows;
 /// Weights of a group that a second-level cache may hold until the next rows need them.
 constexpr std::int64_t near_weights = std::int64_t{1} << 19;
 
-/// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
-constexpr std::int64_t stride_slack = lanes;
-
 /// Blocks of bits gathered at a time.
 constexpr std::int64_t gathered_blocks = 8;
 

@@ -11,6 +11,9 @@
 namespace h2learn {
 namespace {
 
+/// Rows of sums must not lie a power of two apart, or they compete for the same few cache lines.
+constexpr std::int64_t stride_slack = lanes;
+
 /// Hands out 64-byte-aligned arrays; without memory behind it, it only adds up their sizes.
 class Carver {
  public:
