@@ -33,6 +33,7 @@ class Costs(Constants):
     bit_event: float
     value_event: float
     start_sum: float
+    start_tap: float
     next_bit: float
     next_output: float
     next_weight: float
@@ -85,7 +86,8 @@ def render(rows: Mapping[int, Row]) -> str:
 class KernelChoice(Choice):
     """Between the ways to make one product.
 
-    ``event`` and ``dense`` are of rows that are gathered, ``windows`` is dense in place.
+    ``event`` and ``dense`` are of rows that are gathered, ``windows`` is dense in place, ``taps``
+    by events that are listed once for all taps.
 
     Attributes:
         lanes: floats of a vector.
@@ -93,13 +95,14 @@ class KernelChoice(Choice):
 
     lanes: int
 
-    ways = ("windows", "dense", "event", "scatter")
+    ways = ("windows", "dense", "event", "taps", "scatter")
     unit = "vectors multiplied and added"
     groups = "product"
 
     def ways_of(self, layer: Layer) -> list[str]:
         """Those that a layer can be computed by."""
         impossible = set() if layer.has_windows else {"windows"}
+        impossible |= set() if layer.can_list_taps else {"taps"}
         impossible |= set() if layer.can_scatter else {"scatter"}
         return [way for way in self.ways if way not in impossible]
 
@@ -128,12 +131,18 @@ class KernelChoice(Choice):
                 "bit_scatter": events * vectors,
                 "start_scatter": vectors,
             }
+        kind = "bit" if layer.is_bits else "value"
+        if way == "taps":
+            return {
+                f"list_{kind}": depth / layer.kernel**2,
+                f"{kind}_event": vectors * events,
+                "start_tap": vectors * depth / layer.tap_chunk,
+            }
         gathering = {}
         if layer.has_windows:
             gathering = {"gather_row": 1.0, "gather_run": layer.runs}
             gathering |= {} if layer.is_bits else {"gather_values": 1.0}
         if way == "dense":
             return gathering | {"unit": vectors * depth}
-        kind = "bit" if layer.is_bits else "value"
         listing = {f"list_{kind}": depth, f"{kind}_event": vectors * events, "start_sum": vectors}
         return gathering | listing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from kernel_tables import percent
@@ -15,6 +16,7 @@ OUTER_TASK_VECTORS = 16
 OUTER_TASK_TERMS = 512
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
+LEAST_TAP_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,21 @@ class Layer:
         """From each spike to its outputs."""
         return (
             self.is_bits and self.has_windows and self.stride == 1 and self.length <= MOST_SCATTERED
+        )
+
+    @property
+    def tap_chunk(self) -> int:
+        """Channels of a window that are listed together for all its taps."""
+        return math.gcd(self.window_channels, SUM_BLOCK)
+
+    @property
+    def can_list_taps(self) -> bool:
+        """Events are listed once for all taps."""
+        return (
+            self.has_windows
+            and not self.is_outer
+            and self.stride == 1
+            and self.tap_chunk >= LEAST_TAP_CHUNK
         )
 
     @property

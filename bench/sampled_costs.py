@@ -30,6 +30,8 @@ class SampledCosts(Constants):
     needed_by_terms: float
     events: float
     events_by_channels: float
+    taps: float
+    taps_by_channels: float
     nonzero: float
 
 
@@ -73,9 +75,10 @@ class SampledChoice(NamedChoice):
         if way == "dense":
             return {"unit": 1.0}
         if way == "event":
+            kind = "taps" if layer.can_list_taps else "events"
             return {
-                "events": 1.0,
-                "events_by_channels": 1 / layer.channels,
+                kind: 1.0,
+                f"{kind}_by_channels": 1 / layer.channels,
                 "nonzero": layer.density,
             }
         return {

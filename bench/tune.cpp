@@ -52,6 +52,7 @@
 #include "h2learn/forward.hpp"
 #include "h2learn/weight_update.hpp"
 #include "kernels/synapse_scatter.hpp"
+#include "kernels/synapse_taps.hpp"
 #include "synapse_plan.hpp"
 
 namespace {
@@ -167,6 +168,7 @@ class Product {
 
   bool has_windows() const { return h2learn::has_windows(rows_); }
   bool can_scatter() const { return h2learn::can_scatter(rows_); }
+  bool can_list_taps() const { return !outer_ && h2learn::can_list_taps(rows_, few_images); }
 
   Choice choose(Method method) const {
     return outer_ ? kernels_.choose_outer(rows_, columns_, method)
@@ -260,9 +262,13 @@ void measure_product(const Job& job, int rounds) {
   if (product.can_scatter()) {
     ways.push_back({"scatter", [&] { product.run(Method::event, Choice::scatter); }});
   }
+  if (product.can_list_taps()) {
+    ways.push_back({"taps", [&] { product.run(Method::event, Choice::taps); }});
+  }
   const Choice choice = choose();
   measure(std::move(ways),
           choice == Choice::windows   ? "windows"
+          : choice == Choice::taps    ? "taps"
           : choice == Choice::scatter ? "scatter"
                                       : "gather",
           rounds);

@@ -22,6 +22,8 @@ struct SampledCosts {
   float needed_by_terms;     ///< beginning and ending a sum
   float events;              ///< Method::event, whatever the layer is
   float events_by_channels;  ///< gathering and listing a row, shared by its channels
+  float taps;                ///< `events` where a row is listed once for all taps
+  float taps_by_channels;    ///< listing it
   float nonzero;             ///< multiplying and adding
 };
 
@@ -56,6 +58,21 @@ double cost_of_sampled(const Geometry& geometry, std::int64_t images, const std:
   return std::min(sampled + (costs.needed + costs.needed_by_terms / terms) * needed, 1.0);
 }
 
+/// True where the event kernel lists an output's gradients once for all taps that read them
+/// (Choice::taps), by the numbers alone.
+bool lists_taps(const Geometry& geometry) {
+  constexpr std::int64_t least_chunk = 64;
+  return geometry.stride_height == 1 && geometry.stride_width == 1 && geometry.in_width >= 4 &&
+         geometry.in_width <= 1024 && geometry.outputs_per_group() % least_chunk == 0;
+}
+
+double cost_of_events(const Geometry& geometry, double nonzero) {
+  const auto channels = static_cast<double>(geometry.channels_per_group());
+  const double listing = lists_taps(geometry) ? costs.taps + costs.taps_by_channels / channels
+                                              : costs.events + costs.events_by_channels / channels;
+  return listing + costs.nonzero * nonzero;
+}
+
 /// What Kernel::fastest stands for in a backward pass.
 Kernel resolved(Kernel kernel, const Geometry& geometry, const float* grad_currents,
                 std::int64_t images, const std::uint64_t* mask) {
@@ -82,9 +99,8 @@ bool needs_few(const Geometry& geometry, const float* grad_currents, std::int64_
                const std::uint64_t* mask) {
   const double sampled = cost_of_sampled(geometry, images, mask);
   if (sampled >= 1) return false;
-  const auto channels = static_cast<double>(geometry.channels_per_group());
-  const double nonzero = estimate_nonzero(grad_currents, images * geometry.out_features());
-  return sampled < costs.events + costs.events_by_channels / channels + costs.nonzero * nonzero;
+  return sampled < cost_of_events(
+                       geometry, estimate_nonzero(grad_currents, images * geometry.out_features()));
 }
 
 void backward(const Geometry& geometry, const float* grad_currents, std::int64_t images,

@@ -50,6 +50,12 @@ inline const std::vector<Layer>& layers() {
       {"one row of windows", {9, 1, 40, 6, 1, 5}, 2},
       {"one column of windows", {9, 40, 1, 6, 5, 1}, 2},
       {"blocks end inside taps", {100, 4, 6, 18, 3, 3, 1, 1, 1, 1}, 2},
+      {"lists of 64 channels, rows in several tasks", {64, 20, 21, 5, 3, 3, 1, 1, 1, 1}, 2},
+      {"lists of 128 channels, dilation", {128, 9, 8, 6, 3, 3, 1, 1, 2, 2, 2, 2}, 3},
+      {"lists of 64 of 192 channels, groups", {384, 5, 6, 10, 3, 2, 1, 1, 1, 0, 1, 1, 2}, 2},
+      {"lists of 256 and 128 channels", {256, 6, 7, 128, 3, 3, 1, 1, 1, 1}, 2},
+      {"lists of 64 outputs, padding beyond the kernel", {3, 6, 7, 64, 2, 2, 1, 1, 3, 4}, 2},
+      {"lists of 64 outputs, no padding", {5, 9, 30, 64, 5, 3}, 1},
   };
   return all;
 }

@@ -6,6 +6,7 @@
 #include "h2learn/backward.hpp"
 #include "h2learn/forward.hpp"
 #include "h2learn/weight_update.hpp"
+#include "synapse_plan.hpp"
 #include "synapse_support.hpp"
 
 namespace h2learn::test {
@@ -147,6 +148,30 @@ TEST(Synapse, ForwardOfCountsIsTheSameBitsEverywhere) {
           [&] { return bits_of(run_forward(layer, spikes, 0.3F, weight, {}, kernel)); });
     }
   });
+}
+
+TEST(Synapse, EventsOfManyChannelsAreListedOnceForAllTaps) {
+  const auto count = [] {
+    int forward = 0;
+    int backward = 0;
+    const auto by_taps = [](const GatheredRows& rows, std::int64_t columns) {
+      return detail::pick_synapse_kernels().choose_product(rows, columns, Method::event) ==
+             Choice::taps;
+    };
+    for (const Layer& layer : layers()) {
+      const Geometry& geometry = layer.geometry;
+      const Spikes spikes(layer, 1, 0.2, 1);
+      const Floats gradients = sparse_floats(layer.images * geometry.out_features(), 0.2, 2);
+      const GatherPlan windows(geometry, GatherPlan::Rows::windows);
+      const GatherPlan readers(geometry, GatherPlan::Rows::readers);
+      forward += by_taps(windows.of_spikes(spikes.view()), geometry.outputs_per_group());
+      backward +=
+          by_taps(readers.of_values(gradients.data(), layer.images), geometry.channels_per_group());
+    }
+    EXPECT_GE(forward, 4);  // of the lists in layers()
+    EXPECT_GE(backward, 3);
+  };
+  on_each_target(count, Target::baseline);
 }
 
 TEST(Synapse, EventAndDenseForwardAreTheSameBits) {

@@ -18,8 +18,8 @@ from layer import Layer
 
 KNOWN = Costs(
     gather_row=60.0, gather_run=35.0, gather_values=80.0, list_bit=0.3, list_value=6.0,
-    bit_event=1.4, value_event=1.9, start_sum=8.0, next_bit=20.0, next_output=3.0, next_weight=9.0,
-    bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
+    bit_event=1.4, value_event=1.9, start_sum=8.0, start_tap=13.0, next_bit=20.0, next_output=3.0,
+    next_weight=9.0, bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
 )  # fmt: skip
 OTHER = Costs(**{name: 3.0 * value for name, value in KNOWN.as_dict().items()})
 CHOICE = KernelChoice(lanes=8)
@@ -170,6 +170,7 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
     if not PROGRAMS:
         pytest.skip("h2learn_tune is not built: make cpp-test, or make tune")
     shapes = [(2, 34, 16, 5, 0, 1, 4), (40, 12, 48, 3, 1, 1, 2), (64, 8, 40, 1, 0, 1, 4),
+              (128, 9, 64, 3, 1, 1, 2), (192, 6, 70, 3, 0, 1, 3),
               (24, 9, 8, 3, 1, 2, 4), (128, 4, 96, 3, 1, 1, 2)]  # fmt: skip
     layers = [
         Layer(product, *shape, density)
@@ -190,10 +191,10 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
         least, second, *_ = sorted(prices)
         if second > 1.1 * least:  # else the density that was drawn decides
             found = kernel_choice.choose(sample.layer, constants)
-            reading = found if found in ("windows", "scatter") else "gather"
+            reading = found if found in ("windows", "taps", "scatter") else "gather"
             assert sample.chosen == reading, sample.layer
             seen.add(found)
-    assert seen >= {"windows", "event", "scatter"}
+    assert seen >= {"windows", "event", "taps", "scatter"}
 
 
 def test_a_program_that_fails_writes_nothing(tmp_path: Path, capsys) -> None:

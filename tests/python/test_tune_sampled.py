@@ -20,7 +20,7 @@ from test_tune import PROGRAMS
 CHOICE = SampledChoice()
 KNOWN = SampledCosts(
     fixed=0.25, by_channels=9.0, by_terms=14.0, needed=1.5, needed_by_terms=70.0,
-    events=0.3, events_by_channels=20.0, nonzero=1.2,
+    events=0.3, events_by_channels=20.0, taps=0.2, taps_by_channels=6.0, nonzero=1.2,
 )  # fmt: skip
 OTHER = SampledCosts(**{name: 4.0 * value for name, value in KNOWN.as_dict().items()})
 

@@ -24,6 +24,7 @@ struct Costs {
   float bit_event;      ///< adding one vector at one set bit
   float value_event;    ///< adding one vector, multiplied, at one non-zero
   float start_sum;      ///< one vector's share of walking a list, whatever its length
+  float start_tap;      ///< the same where lists are of one tap: each part of a block that has one
   float next_bit;       ///< scattering: finding a set bit and the sums that it adds to
   float next_output;    ///< scattering: going to one of these sums, an output's
   float next_weight;    ///< the same, a weight's gradient: the next bit often adds to it, too
@@ -122,20 +123,19 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
-/// By events that are listed once for the taps that read them, of which some lie beside the image.
-inline float cost_of_taps(const RowOfTerms& row, const Windows& windows, std::int64_t taps) {
+/// By events that are listed once for all `taps`, `chunk` terms of a block at a time.
+inline float cost_of_taps(const RowOfTerms& row, float taps, float chunk) {
   const float listing = row.depth * (row.bits ? costs.list_bit : costs.list_value);
   const float event = row.bits ? costs.bit_event : costs.value_event;
-  const float parts = __builtin_fmaxf(row.depth / static_cast<float>(windows.channels), 1);
-  return listing / static_cast<float>(taps) +
-         row.vectors * (event * row.density * row.depth + costs.start_sum * parts);
+  return listing / taps +
+         row.vectors * (event * row.density * row.depth + costs.start_tap * row.depth / chunk);
 }
 
 /// What differs between the products.
 struct Reading {
-  const float* next_sum;  ///< see cost_of_scatter; null where scattering is impossible
-  bool taps;              ///< whether Choice::taps is possible
-  float windows;          ///< multiplying and adding one vector where the rows are windows
+  const float* next_sum;   ///< see cost_of_scatter; null where scattering is impossible
+  std::int64_t tap_chunk;  ///< see cost_of_taps; 0 where Choice::taps is impossible
+  float windows;           ///< multiplying and adding one vector where the rows are windows
 };
 
 inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
@@ -156,18 +156,21 @@ inline Choice choose(const GatheredRows& rows, Method method, std::int64_t colum
   const Choice densely = gathering + dense < windows ? Choice::gather : Choice::windows;
   if (method == Method::dense) return densely;
   // Where events do not pay for rows of zeros, nobody need look how many there are.
-  const std::int64_t all_taps = rows.length / rows.windows.channels;
+  const auto by_taps = [&] {
+    return cost_of_taps(row, static_cast<float>(rows.length / rows.windows.channels),
+                        static_cast<float>(reading.tap_chunk));
+  };
   const bool may_skip = method == Method::event || reading.next_sum != nullptr ||
                         gathering + cost_of_events(row) < least_dense ||
-                        (reading.taps && cost_of_taps(row, rows.windows, all_taps) < least_dense);
+                        (reading.tap_chunk > 0 && by_taps() < least_dense);
   if (!may_skip) return densely;
   row.density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
   Choice by_events = Choice::gather;
   float cost = gathering + cost_of_events(row);
-  if (reading.taps && cost_of_taps(row, rows.windows, all_taps) < cost) {
+  if (reading.tap_chunk > 0 && by_taps() < cost) {
     by_events = Choice::taps;
-    cost = cost_of_taps(row, rows.windows, all_taps);
+    cost = by_taps();
   }
   if (reading.next_sum != nullptr && cost_of_scatter(row, taps, *reading.next_sum) < cost) {
     by_events = Choice::scatter;

@@ -306,9 +306,10 @@ H2LEARN_INLINE void interleave_values(const GroupEntries& from, std::int64_t len
       const QuadValues even_high = shuffle_quad<2, 6, 3, 7>(row[0], row[2]);
       const QuadValues odd_low = shuffle_quad<0, 4, 1, 5>(row[1], row[3]);
       const QuadValues odd_high = shuffle_quad<2, 6, 3, 7>(row[1], row[3]);
-      const QuadValues entries[4] = {
-          shuffle_quad<0, 4, 1, 5>(even_low, odd_low), shuffle_quad<2, 6, 3, 7>(even_low, odd_low),
-          shuffle_quad<0, 4, 1, 5>(even_high, odd_high), shuffle_quad<2, 6, 3, 7>(even_high, odd_high)};
+      const QuadValues entries[4] = {shuffle_quad<0, 4, 1, 5>(even_low, odd_low),
+                                     shuffle_quad<2, 6, 3, 7>(even_low, odd_low),
+                                     shuffle_quad<0, 4, 1, 5>(even_high, odd_high),
+                                     shuffle_quad<2, 6, 3, 7>(even_high, odd_high)};
       H2LEARN_UNROLL
       for (int i = 0; i < 4; ++i) {
         *reinterpret_cast<UnalignedQuadValues*>(to + i * group_rows + quad) = entries[i];

@@ -372,7 +372,7 @@ Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method metho
                             windows.channels * least(windows.channels, bit_terms);
   const auto mebibytes = static_cast<float>(read) / (1 << 18);
   return choose(rows, method, columns,
-                {can_scatter(rows) ? &costs.next_weight : nullptr, false, 1 + costs.far * mebibytes});
+                {can_scatter(rows) ? &costs.next_weight : nullptr, 0, 1 + costs.far * mebibytes});
 }
 
 void outer_product(const OuterProduct& product) {

@@ -187,29 +187,30 @@ void sum_taps(const GatherProduct& product, const PanelLayout& layout, const Tas
   list_band(product.rows, task.group, band, memory.taps);
   for (std::int64_t block = 0; block < product.rows.length; block += sum_block) {
     const std::int64_t depth = layout.depth(block);
-    const float* const panels =
-        product.panels + layout.panel(task.group, block, task.first_column);
+    const float* const panels = product.panels + layout.panel(task.group, block, task.first_column);
     float* const parts = block == 0 ? sums : memory.block;
-    for_each_tap(windows, block, product.rows.length, [&](const TapTerms& terms, std::int64_t begin) {
-      if (!weighted) lead_to_zeros(memory.taps, terms.chunk, depth - begin);
-      pass_tap(windows, band, terms, parts, sums, task.stride, task.columns);
-      const std::int64_t groups =
-          memory.taps.first_group[terms.chunk + 1] - memory.taps.first_group[terms.chunk];
-      for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
-        const std::int64_t panel_width = least(panel_columns, task.columns - column);
-        const std::int64_t floats = (depth + 1) * panel_width;
-        const float* const panel = panels + column * (depth + 1);
-        const Fetch fetch(panel + floats, memory.prepared.far ? floats * 4 : 0, groups);
-        if (panel_width > lanes) {
-          add_tap<panel_vectors, weighted, once>(memory.taps, terms, windows.width,
-                                                 panel + begin * panel_width, fetch,
-                                                 parts + column, sums + column, task.stride);
-        } else {
-          add_tap<1, weighted, once>(memory.taps, terms, windows.width, panel + begin * panel_width,
-                                     fetch, parts + column, sums + column, task.stride);
-        }
-      }
-    });
+    for_each_tap(
+        windows, block, product.rows.length, [&](const TapTerms& terms, std::int64_t begin) {
+          if (!weighted) lead_to_zeros(memory.taps, terms.chunk, depth - begin);
+          pass_tap(windows, band, terms, parts, sums, task.stride, task.columns);
+          const std::int64_t groups =
+              memory.taps.first_group[terms.chunk + 1] - memory.taps.first_group[terms.chunk];
+          for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
+            const std::int64_t panel_width = least(panel_columns, task.columns - column);
+            const std::int64_t floats = (depth + 1) * panel_width;
+            const float* const panel = panels + column * (depth + 1);
+            const Fetch fetch(panel + floats, memory.prepared.far ? floats * 4 : 0, groups);
+            if (panel_width > lanes) {
+              add_tap<panel_vectors, weighted, once>(memory.taps, terms, windows.width,
+                                                     panel + begin * panel_width, fetch,
+                                                     parts + column, sums + column, task.stride);
+            } else {
+              add_tap<1, weighted, once>(memory.taps, terms, windows.width,
+                                         panel + begin * panel_width, fetch, parts + column,
+                                         sums + column, task.stride);
+            }
+          }
+        });
   }
 }
 
@@ -551,9 +552,10 @@ namespace H2LEARN_TARGET {
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
   if (is_depthwise(rows, columns, method)) return Choice::depthwise;
   const bool narrow = rows.windows.width <= narrow_windows;
+  const bool taps = can_list_taps(rows, task_rows);
   return choose(rows, method, columns,
-                {can_scatter(rows) ? &costs.next_output : nullptr, can_list_taps(rows, task_rows),
-                 narrow ? costs.narrow : 1});
+                {can_scatter(rows) ? &costs.next_output : nullptr,
+                 taps ? tap_chunk(rows.windows.channels) : 0, narrow ? costs.narrow : 1});
 }
 
 bool reads_in_place(const GatherProduct& product) {

@@ -247,7 +247,8 @@ H2LEARN_TILE void add_tap(const TapLists& taps, const TapTerms& terms, std::int6
     H2LEARN_UNROLL
     for (int r = 0; r < group_rows; ++r) {
       const auto column = static_cast<std::uint64_t>(group.column[r] - terms.column);
-      at[r] = column < static_cast<std::uint64_t>(width) ? (group.list.row[r] - shift) * stride : -1;
+      at[r] =
+          column < static_cast<std::uint64_t>(width) ? (group.list.row[r] - shift) * stride : -1;
       any |= at[r] >= 0;
     }
     if (!any) continue;
