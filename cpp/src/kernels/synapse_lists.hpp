@@ -348,6 +348,7 @@ H2LEARN_INLINE void list_group(const ListedRow* rows, std::int64_t count, std::i
       entries.values[i][entry] = 0;
     }
   }
+  // cppcheck-suppress uninitvar ; what lies behind a list is of no list, either
   interleave_offsets(entries, group.length, lists.offsets + next);
   if (of_values) interleave_values(entries, group.length, lists.values + next);
   next += group_rows * group.length;
@@ -361,7 +362,7 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
   lists.group_count = blocks_of(rows, group_rows);
   std::int32_t next = 0;
   for (std::int64_t g = 0; g < lists.group_count; ++g) {
-    ListedRow listed[group_rows];
+    ListedRow listed[group_rows] = {};
     const std::int64_t count = least(group_rows, rows - g * group_rows);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int32_t row = lists.order[g * group_rows + i];

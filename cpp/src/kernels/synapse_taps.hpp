@@ -184,7 +184,7 @@ inline void list_band(const GatheredRows& from, std::int64_t group, const Band& 
         TapGroup& to = taps.groups[groups++];
         to.first = rows.first;
         to.last = rows.last;
-        ListedRow of_group[group_rows];
+        ListedRow of_group[group_rows] = {};
         const std::int64_t count = least(group_rows, positions - p);
         for (std::int64_t i = 0; i < count; ++i) {
           const std::int32_t position = taps.lists.order[p + i];
