@@ -83,13 +83,14 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
       const std::int64_t outputs = least(lanes, shape.outputs - column);
       const float* const rows = weight + (group * shape.outputs + column) * elements;
       const std::int64_t end = least((chunk + 1) * element_chunk, elements);
+      const PanelColumn to(layout, group, column);
       TermOfElement place(shape, chunk * element_chunk);
       Ints flaws = {};
       for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
         Floats tile[lanes];
         flaws |= load_elements(rows + element, elements, outputs, end - element, tile);
         for (int i = 0; i < lanes && element + i < end; ++i, place.advance()) {
-          store(panels + layout.element(group, place.term(), column), tile[i]);
+          store(panels + to.element(place.term()), tile[i]);
         }
       }
       bad |= static_cast<int>(any(flaws));

@@ -23,14 +23,18 @@ struct PanelLayout {
   std::int64_t block;    ///< terms of a block
 
   std::int64_t padded() const { return round_up(columns, lanes); }
-  std::int64_t depth(std::int64_t term) const {
-    return least(block, length - term / block * block);
+  /// By a shift where it can be: packing asks once a vector, and would divide most of the time.
+  std::int64_t number(std::int64_t term) const {
+    return block == sum_block ? term / sum_block : term / block;
   }
-  std::int64_t group_floats() const { return (length + blocks_of(length, block)) * padded(); }
+  std::int64_t depth(std::int64_t term) const {
+    return least(block, length - number(term) * block);
+  }
+  std::int64_t group_floats() const { return (length + number(length + block - 1)) * padded(); }
 
   /// The panels of the block that starts at `term`, from `column`, where a panel must start.
   std::int64_t panel(std::int64_t group, std::int64_t term, std::int64_t column) const {
-    return group * group_floats() + term / block * (block + 1) * padded() +
+    return group * group_floats() + number(term) * (block + 1) * padded() +
            column * (depth(term) + 1);
   }
   std::int64_t panel_width(std::int64_t column) const {
@@ -39,8 +43,34 @@ struct PanelLayout {
   /// One element; `term` may also be the row of zeros, depth(term) of a block's last.
   std::int64_t element(std::int64_t group, std::int64_t term, std::int64_t column) const {
     const std::int64_t first = column / panel_columns * panel_columns;
-    return panel(group, term, first) + term % block * panel_width(column) + column - first;
+    return panel(group, term, first) + (term - number(term) * block) * panel_width(column) + column -
+           first;
   }
+};
+
+/// A vector of columns of one group's panels, for who stores term after term.
+class PanelColumn {
+ public:
+  PanelColumn(const PanelLayout& layout, std::int64_t group, std::int64_t column)
+      : layout_(layout),
+        first_(column / panel_columns * panel_columns),
+        width_(layout.panel_width(column)),
+        block_floats_((layout.block + 1) * layout.padded()),
+        begin_(group * layout.group_floats() + column - first_) {}
+
+  std::int64_t element(std::int64_t term) const {
+    const std::int64_t number = layout_.number(term);
+    const std::int64_t block = number * layout_.block;
+    const std::int64_t depth = least(layout_.block, layout_.length - block);
+    return begin_ + number * block_floats_ + first_ * (depth + 1) + (term - block) * width_;
+  }
+
+ private:
+  PanelLayout layout_;
+  std::int64_t first_;
+  std::int64_t width_;
+  std::int64_t block_floats_;
+  std::int64_t begin_;
 };
 
 }  // namespace
