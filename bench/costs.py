@@ -121,7 +121,7 @@ class KernelChoice(Choice):
             if layer.is_outer:
                 return {"unit": vectors * depth, "far": vectors * depth * layer.read_mebibytes}
             return {"narrow" if layer.width <= NARROW_WINDOWS else "unit": vectors * depth}
-        events = layer.density * depth
+        events = layer.density * layer.reached * depth
         if way == "scatter":
             panels = math.ceil(vectors / PANEL_VECTORS)
             taps = depth / layer.window_channels
@@ -134,9 +134,9 @@ class KernelChoice(Choice):
         kind = "bit" if layer.is_bits else "value"
         if way == "taps":
             return {
-                f"list_{kind}": depth / layer.kernel**2,
+                f"list_{kind}": depth * layer.reached / layer.kernel**2,
                 f"{kind}_event": vectors * events,
-                "start_tap": vectors * depth / layer.tap_chunk,
+                "start_tap": vectors * depth * layer.reached / layer.tap_chunk,
             }
         gathering = {}
         if layer.has_windows:

@@ -125,11 +125,16 @@ class Layer:
     def can_list_taps(self) -> bool:
         """Events are listed once for all taps."""
         return (
-            self.has_windows
+            self.width in WINDOWS_IN_A_ROW
             and not self.is_outer
-            and self.stride == 1
+            and (self.is_backward or self.stride == 1)
             and self.tap_chunk >= LEAST_TAP_CHUNK
         )
+
+    @property
+    def reached(self) -> float:
+        """Part of a row's terms that are not the zeros which a stride leaves between gradients."""
+        return 1 / self.stride**2 if self.is_backward else 1.0
 
     @property
     def read_mebibytes(self) -> float:

@@ -79,7 +79,7 @@ class SampledChoice(NamedChoice):
             return {
                 kind: 1.0,
                 f"{kind}_by_channels": 1 / layer.channels,
-                "nonzero": layer.density,
+                "nonzero": layer.density * layer.reached,
             }
         return {
             "fixed": 1.0,

@@ -62,15 +62,17 @@ double cost_of_sampled(const Geometry& geometry, std::int64_t images, const std:
 /// (Choice::taps), by the numbers alone.
 bool lists_taps(const Geometry& geometry) {
   constexpr std::int64_t least_chunk = 64;
-  return geometry.stride_height == 1 && geometry.stride_width == 1 && geometry.in_width >= 4 &&
-         geometry.in_width <= 1024 && geometry.outputs_per_group() % least_chunk == 0;
+  return geometry.in_width >= 4 && geometry.in_width <= 1024 &&
+         geometry.outputs_per_group() % least_chunk == 0;
 }
 
 double cost_of_events(const Geometry& geometry, double nonzero) {
   const auto channels = static_cast<double>(geometry.channels_per_group());
   const double listing = lists_taps(geometry) ? costs.taps + costs.taps_by_channels / channels
                                               : costs.events + costs.events_by_channels / channels;
-  return listing + costs.nonzero * nonzero;
+  // The dense kernel multiplies the zeros that a stride leaves between the gradients, too.
+  const auto spread = static_cast<double>(geometry.stride_height * geometry.stride_width);
+  return listing + costs.nonzero * nonzero / spread;
 }
 
 /// What Kernel::fastest stands for in a backward pass.

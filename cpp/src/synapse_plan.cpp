@@ -17,8 +17,7 @@ GatherPlan::GatherPlan(const Geometry& geometry, Rows rows) : geometry_(geometry
   rows_.length = geometry.taps() * rows_.group_stride;
   rows_.planes = 1;
   rows_.image_stride = windows ? geometry.in_features() : geometry.out_features();
-  // With a stride, neighbouring inputs are not read through the same taps: no sliding windows.
-  if (windows || (geometry.stride_height == 1 && geometry.stride_width == 1)) add_windows();
+  add_windows();
 }
 
 void GatherPlan::add_runs(Choice choice, GatheredRows& rows) {
@@ -66,6 +65,8 @@ void GatherPlan::add_windows() {
     windows.width = geometry.in_width;
     windows.stride_height = 1;
     windows.stride_width = 1;
+    windows.spread_height = geometry.stride_height;
+    windows.spread_width = geometry.stride_width;
     windows.top = windows.window_height - 1 - geometry.padding_height;
     windows.left = windows.window_width - 1 - geometry.padding_width;
   } else {
@@ -75,6 +76,8 @@ void GatherPlan::add_windows() {
     windows.width = geometry.out_width();
     windows.stride_height = geometry.stride_height;
     windows.stride_width = geometry.stride_width;
+    windows.spread_height = 1;
+    windows.spread_width = 1;
     windows.top = geometry.padding_height;
     windows.left = geometry.padding_width;
   }

@@ -46,7 +46,9 @@ struct Windows {
   std::int64_t width;     ///< windows in a row
   std::int64_t stride_height;
   std::int64_t stride_width;
-  std::int64_t top;  ///< rows of padding above the image; cropped when negative
+  std::int64_t spread_height;  ///< rows of windows from one row of the image to the next, between
+  std::int64_t spread_width;   ///< which are zeros: what a stride makes of a backward pass
+  std::int64_t top;            ///< rows of padding above the image; cropped when negative
   std::int64_t left;
   std::int64_t window_height;  ///< from the first to the last tap
   std::int64_t window_width;

@@ -62,9 +62,14 @@ inline int threads_for(std::int64_t products) {
 constexpr std::int64_t least_windows = 4;
 constexpr std::int64_t most_windows = 1024;
 
+/// Positions of windows for each that a position of the image reaches through one tap.
+inline std::int64_t spread_of(const Windows& windows) {
+  return windows.spread_height * windows.spread_width;
+}
+
 inline bool has_windows(const GatheredRows& rows) {
-  return rows.windows.runs != nullptr && rows.windows.width >= least_windows &&
-         rows.windows.width <= most_windows;
+  return spread_of(rows.windows) == 1 && rows.windows.runs != nullptr &&
+         rows.windows.width >= least_windows && rows.windows.width <= most_windows;
 }
 
 /// A row of `depth` terms, of which a part `density` is set, times `vectors` vectors of columns.
@@ -123,12 +128,13 @@ inline float density_of_values(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
-/// By events that are listed once for all `taps`, `chunk` terms of a block at a time.
-inline float cost_of_taps(const RowOfTerms& row, float taps, float chunk) {
+/// By events that are listed once for all `taps`, `chunk` terms of a block at a time. Of the row's
+/// terms, `reached` are not the zeros of a stride.
+inline float cost_of_taps(const RowOfTerms& row, float taps, float chunk, float reached) {
   const float listing = row.depth * (row.bits ? costs.list_bit : costs.list_value);
   const float event = row.bits ? costs.bit_event : costs.value_event;
-  return listing / taps +
-         row.vectors * (event * row.density * row.depth + costs.start_tap * row.depth / chunk);
+  return listing * reached / taps + row.vectors * (event * row.density * row.depth +
+                                                   costs.start_tap * reached * row.depth / chunk);
 }
 
 /// What differs between the products.
@@ -140,7 +146,9 @@ struct Reading {
 
 inline Choice choose(const GatheredRows& rows, Method method, std::int64_t columns,
                      const Reading& reading) {
-  if (!has_windows(rows) || method == Method::tables || method == Method::sampled) {
+  const bool slides = has_windows(rows);
+  if (method == Method::tables || method == Method::sampled ||
+      (!slides && reading.tap_chunk == 0)) {
     return Choice::gather;
   }
   const bool bits = is_bits(rows);
@@ -152,19 +160,21 @@ inline Choice choose(const GatheredRows& rows, Method method, std::int64_t colum
                           costs.gather_run * runs / static_cast<float>(blocks);
   const float dense = cost_of_dense(row);
   const float windows = dense * reading.windows;
-  const float least_dense = __builtin_fminf(gathering + dense, windows);
-  const Choice densely = gathering + dense < windows ? Choice::gather : Choice::windows;
+  const Choice densely = !slides || gathering + dense < windows ? Choice::gather : Choice::windows;
+  const float least_dense = densely == Choice::gather ? gathering + dense : windows;
   if (method == Method::dense) return densely;
   // Where events do not pay for rows of zeros, nobody need look how many there are.
+  const float reached = 1 / static_cast<float>(spread_of(rows.windows));
   const auto by_taps = [&] {
     return cost_of_taps(row, static_cast<float>(rows.length / rows.windows.channels),
-                        static_cast<float>(reading.tap_chunk));
+                        static_cast<float>(reading.tap_chunk), reached);
   };
   const bool may_skip = method == Method::event || reading.next_sum != nullptr ||
                         gathering + cost_of_events(row) < least_dense ||
                         (reading.tap_chunk > 0 && by_taps() < least_dense);
   if (!may_skip) return densely;
-  row.density = rows.words != nullptr ? density_of_words(rows) : density_of_values(rows);
+  row.density =
+      reached * (rows.words != nullptr ? density_of_words(rows) : density_of_values(rows));
   const float taps = row.depth / static_cast<float>(rows.windows.channels);
   Choice by_events = Choice::gather;
   float cost = gathering + cost_of_events(row);

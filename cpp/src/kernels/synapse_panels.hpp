@@ -43,8 +43,8 @@ struct PanelLayout {
   /// One element; `term` may also be the row of zeros, depth(term) of a block's last.
   std::int64_t element(std::int64_t group, std::int64_t term, std::int64_t column) const {
     const std::int64_t first = column / panel_columns * panel_columns;
-    return panel(group, term, first) + (term - number(term) * block) * panel_width(column) + column -
-           first;
+    return panel(group, term, first) + (term - number(term) * block) * panel_width(column) +
+           column - first;
   }
 };
 

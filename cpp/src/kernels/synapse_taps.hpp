@@ -3,9 +3,10 @@
 // sources only.
 //
 // A tap adds the weights of input (y, x) to the sums of output (y, x) - tap, so a group of lists is
-// a group of input positions, and a tap moves the rows that it adds to. The positions of a
-// group are read through the same rows of taps: those of a band's first and last rows, which some
-// taps leave out, keep to themselves.
+// a group of input positions, and a tap moves the rows that it adds to. (Where a stride spreads the
+// image, input (y, x) lies at spread * (y, x): nothing is gathered or listed of the zeros between.)
+// The positions of a group are read through the same rows of taps: those of a band's first and last
+// rows, which some taps leave out, keep to themselves.
 #pragma once
 
 #include <cstdint>
@@ -72,10 +73,23 @@ H2LEARN_INLINE std::int64_t tap_chunk(std::int64_t channels) {
 /// Shorter lists cost more than the gathering that they save.
 constexpr std::int64_t least_tap_chunk = 64;
 
-H2LEARN_INLINE std::int64_t band_inputs(const Windows& windows, std::int64_t images,
-                                        std::int64_t rows) {
-  return images * least(rows + windows.window_height - 1, windows.image_height) *
-         windows.image_width;
+/// Input rows [begin, end) that a band sees.
+struct BandInputs {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+inline BandInputs band_inputs(const Windows& windows, const Band& band) {
+  const std::int64_t top = band.first - windows.top;
+  const std::int64_t bottom = top + band.rows - 1 + windows.window_height;
+  return {blocks_of(most(top, 0), windows.spread_height),
+          least(blocks_of(most(bottom, 0), windows.spread_height), windows.image_height)};
+}
+
+/// At most.
+inline std::int64_t band_positions(const Windows& windows, std::int64_t images, std::int64_t rows) {
+  const std::int64_t seen = blocks_of(rows + windows.window_height - 1, windows.spread_height);
+  return images * least(seen, windows.image_height) * windows.image_width;
 }
 
 /// At most: each row that some taps leave out is one, all others together another.
@@ -89,18 +103,21 @@ constexpr std::int64_t most_tap_entries = std::int64_t{1} << 22;
 /// True for windows that move by one over channels enough, in tasks of up to `task_rows` rows.
 inline bool can_list_taps(const GatheredRows& rows, std::int64_t task_rows) {
   const Windows& windows = rows.windows;
-  if (!has_windows(rows) || windows.stride_height != 1 || windows.stride_width != 1) return false;
+  if (windows.runs == nullptr || windows.width < least_windows || windows.width > most_windows ||
+      windows.stride_height != 1 || windows.stride_width != 1) {
+    return false;
+  }
   const std::int64_t images = most(task_rows / rows.positions, 1);
   const std::int64_t window_rows = least(blocks_of(task_rows, windows.width), windows.height);
   return tap_chunk(windows.channels) >= least_tap_chunk &&
-         band_inputs(windows, images, window_rows) * windows.channels <= most_tap_entries;
+         band_positions(windows, images, window_rows) * windows.channels <= most_tap_entries;
 }
 
 inline TapLists carve_taps(Carver& carver, const GatheredRows& rows, std::int64_t images,
                            std::int64_t window_rows) {
   TapLists taps = {};
   const Windows& windows = rows.windows;
-  const std::int64_t inputs = band_inputs(windows, images, window_rows);
+  const std::int64_t inputs = band_positions(windows, images, window_rows);
   const std::int64_t chunks = windows.channels / tap_chunk(windows.channels);
   const std::int64_t groups = blocks_of(inputs, group_rows) + tap_classes(windows);
   const std::int64_t entries = groups * group_rows * windows.channels + list_slack;
@@ -119,29 +136,30 @@ inline TapLists carve_taps(Carver& carver, const GatheredRows& rows, std::int64_
 inline void find_positions(const GatheredRows& from, std::int64_t group, const Band& band,
                            TapLists& taps) {
   const Windows& windows = from.windows;
-  const std::int64_t end_row =
-      least(band.first + band.rows - 1 - windows.top + windows.window_height, windows.image_height);
+  const BandInputs inputs = band_inputs(windows, band);
   const std::int64_t image_stride = is_bits(from) ? from.words_per_image : from.image_stride;
   const std::int64_t channels = is_bits(from) ? windows.channels / 64 : windows.channels;
   std::int32_t count = 0;
   taps.class_count = 0;
-  for (std::int64_t y = most(band.first - windows.top, 0); y < end_row;) {
+  // Where a row lies, counted from the band's first.
+  const auto place_of = [&](std::int64_t row) {
+    return row * windows.spread_height + windows.top - band.first;
+  };
+  const auto first_tap = [&](std::int64_t row) { return most(place_of(row) - band.rows + 1, 0); };
+  const auto last_tap = [&](std::int64_t row) {
+    return least(place_of(row), windows.window_height - 1);
+  };
+  for (std::int64_t y = inputs.begin; y < inputs.end;) {
     TapClass rows = {count, count, 0, 0};
-    const auto first_tap = [&](std::int64_t row) {
-      return most(row + windows.top - band.first - band.rows + 1, 0);
-    };
-    const auto last_tap = [&](std::int64_t row) {
-      return least(row + windows.top - band.first, windows.window_height - 1);
-    };
     rows.first = static_cast<std::int32_t>(first_tap(y));
     rows.last = static_cast<std::int32_t>(last_tap(y));
-    for (; y < end_row && first_tap(y) == rows.first && last_tap(y) == rows.last; ++y) {
+    for (; y < inputs.end && first_tap(y) == rows.first && last_tap(y) == rows.last; ++y) {
       for (std::int64_t i = 0; i < band.images; ++i) {
-        const std::int64_t row = i * band.rows + y + windows.top - band.first;
+        const std::int64_t row = i * band.rows + place_of(y);
         std::int64_t source = (band.first_image + i) * image_stride +
                               (y * windows.image_width * from.groups + group) * channels;
         for (std::int64_t x = 0; x < windows.image_width; ++x, source += from.groups * channels) {
-          const std::int64_t column = x + windows.left;
+          const std::int64_t column = x * windows.spread_width + windows.left;
           taps.positions[count++] = {source,
                                      static_cast<std::int32_t>(row * windows.width + column),
                                      static_cast<std::int32_t>(column)};
@@ -271,20 +289,20 @@ H2LEARN_TILE void add_tap(const TapLists& taps, const TapTerms& terms, std::int6
   }
 }
 
-/// The same for the rows whose tap lies outside the image, `columns` of them.
+/// The same for the rows that the tap leaves out, `columns` columns of them.
 inline void pass_tap(const Windows& windows, const Band& band, const TapTerms& terms, float* block,
                      float* sums, std::int64_t stride, std::int64_t columns) {
   const bool clears = terms.begins && (terms.first || !terms.ends);
   const bool adds = terms.ends && !terms.begins && !terms.first;
   if (!clears && !adds) return;
-  const auto outside = [&](std::int64_t place, std::int64_t size) {
-    return place < 0 || place >= size;
+  const auto outside = [](std::int64_t place, std::int64_t spread, std::int64_t size) {
+    return place < 0 || place % spread != 0 || place / spread >= size;
   };
   for (std::int64_t r = 0; r < band.images * band.rows; ++r) {
     const std::int64_t y = band.first + r % band.rows + terms.row - windows.top;
     for (std::int64_t x = 0; x < windows.width; ++x) {
-      if (!outside(y, windows.image_height) &&
-          !outside(x + terms.column - windows.left, windows.image_width)) {
+      if (!outside(y, windows.spread_height, windows.image_height) &&
+          !outside(x + terms.column - windows.left, windows.spread_width, windows.image_width)) {
         continue;
       }
       const std::int64_t row = (r * windows.width + x) * stride;
