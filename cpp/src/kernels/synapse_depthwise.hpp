@@ -19,8 +19,10 @@
 namespace h2learn {
 namespace {
 
-/// Vectors of channels that are summed together.
-constexpr int channel_vectors = 4;
+/// Vectors of channels that are summed together, and neighbouring positions: what the registers
+/// hold the sums of (or, of a weight update, the gradients).
+constexpr int channel_vectors = vector_bytes == 64 ? 4 : 2;
+constexpr int tile_positions = 4;
 constexpr std::int64_t channel_chunk = channel_vectors * lanes;
 
 /// Runs that a call may list: one for each position and tap.
@@ -88,40 +90,70 @@ inline void transpose_weights(const float* weight, std::int64_t channels, std::i
   }
 }
 
-/// sum += one position's taps that lie inside the image, of one chunk of channels.
-template <bool whole, bool once>
-H2LEARN_INLINE void sum_taps(const GatheredRows& rows, std::int64_t position, const float* image,
-                             const float* weights, std::int64_t count, Floats* sum) {
-  Floats block[channel_vectors] = {};
+/// Elements from a position's runs to the next one's where the positions of a tile that starts at
+/// `position` are read through the same taps, which lie as far apart each; else 0.
+inline std::int64_t tile_step(const GatheredRows& rows, std::int64_t position, std::int64_t last) {
+  // Only where taps follow one another do the first and the last tell of those between.
+  if (position + tile_positions > last || spread_of(rows.windows) > 1) return 0;
+  const Run* const runs = rows.runs + rows.first_run[position];
+  const std::int64_t count = rows.first_run[position + 1] - rows.first_run[position];
+  if (count == 0) return 0;
+  const std::int64_t step = runs[count].source - runs->source;
+  for (int i = 1; i < tile_positions; ++i) {
+    const Run* const others = rows.runs + rows.first_run[position + i];
+    if (rows.first_run[position + i + 1] - rows.first_run[position + i] != count) return 0;
+    for (const std::int64_t run : {std::int64_t{0}, count - 1}) {
+      if (others[run].target != runs[run].target ||
+          others[run].source != runs[run].source + i * step) {
+        return 0;
+      }
+    }
+  }
+  return step;
+}
+
+/// sum[position] = `positions` positions' taps that lie inside the image, of one chunk of channels:
+/// of one position, or of a tile whose fan-in is one block. `step` is the tile's.
+template <int positions, bool whole, bool once>
+H2LEARN_INLINE void sum_taps(const GatheredRows& rows, std::int64_t position, std::int64_t step,
+                             const float* image, const float* weights, std::int64_t count,
+                             Floats (*sum)[channel_vectors]) {
+  Floats block[positions][channel_vectors] = {};
   std::int64_t number = 0;  // of the block
   const Run* const last = rows.runs + rows.first_run[position + 1];
   for (const Run* run = rows.runs + rows.first_run[position]; run < last; ++run) {
-    if (run->target / sum_block != number) {
+    if (positions == 1 && run->target / sum_block != number) {
       H2LEARN_UNROLL
       for (int v = 0; v < channel_vectors; ++v) {
-        sum[v] += block[v];
-        block[v] = Floats{};
+        sum[0][v] += block[0][v];
+        block[0][v] = Floats{};
       }
       number = run->target / sum_block;
     }
-    Floats values[channel_vectors];
     Floats factors[channel_vectors];
-    load_channels<whole>(image + run->source, count, values);
     load_channels<whole>(weights + run->target * rows.groups, count, factors);
     H2LEARN_UNROLL
-    for (int v = 0; v < channel_vectors; ++v) {
-      block[v] = multiply_add<once>(values[v], factors[v], block[v]);
+    for (int p = 0; p < positions; ++p) {
+      Floats values[channel_vectors];
+      load_channels<whole>(image + run->source + p * step, count, values);
+      H2LEARN_UNROLL
+      for (int v = 0; v < channel_vectors; ++v) {
+        block[p][v] = multiply_add<once>(values[v], factors[v], block[p][v]);
+      }
     }
   }
   H2LEARN_UNROLL
-  for (int v = 0; v < channel_vectors; ++v) sum[v] += block[v];
+  for (int p = 0; p < positions; ++p) {
+    H2LEARN_UNROLL
+    for (int v = 0; v < channel_vectors; ++v) sum[p][v] += block[p][v];
+  }
 }
 
-/// Positions [first, last) of one image, finished.
-template <bool once>
-inline void gather_positions(const GatherProduct& product, std::int64_t image_number,
-                             std::int64_t first, std::int64_t last, const float* image,
-                             const float* weights) {
+/// Positions of one image from `position` on, finished: one, or a tile.
+template <int positions, bool once>
+H2LEARN_TILE void gather_tile(const GatherProduct& product, std::int64_t image_number,
+                              std::int64_t position, std::int64_t step, const float* image,
+                              const float* weights) {
   const GatheredRows& rows = product.rows;
   const std::int64_t channels = rows.groups;
   const std::uint64_t* const mask =
@@ -129,24 +161,43 @@ inline void gather_positions(const GatherProduct& product, std::int64_t image_nu
           ? nullptr
           : product.mask + image_number * blocks_of(rows.positions * channels, 64);
   const Floats scale = broadcast(product.scale);
-  for (std::int64_t position = first; position < last; ++position) {
-    float* const out = product.out + (image_number * rows.positions + position) * channels;
-    for_each_chunk(channels, [&]<bool whole>(std::int64_t c, std::int64_t count) {
-      Floats sum[channel_vectors] = {};
-      sum_taps<whole, once>(rows, position, image + c, weights + c, count, sum);
-      Floats bias[channel_vectors] = {};
-      if (product.bias != nullptr) load_channels<whole>(product.bias + c, count, bias);
+  float* const out = product.out + (image_number * rows.positions + position) * channels;
+  for_each_chunk(channels, [&]<bool whole>(std::int64_t c, std::int64_t count) {
+    Floats sum[positions][channel_vectors] = {};
+    sum_taps<positions, whole, once>(rows, position, step, image + c, weights + c, count, sum);
+    Floats bias[channel_vectors] = {};
+    if (product.bias != nullptr) load_channels<whole>(product.bias + c, count, bias);
+    H2LEARN_UNROLL
+    for (int p = 0; p < positions; ++p) {
       H2LEARN_UNROLL
       for (int v = 0; v < channel_vectors; ++v) {
-        sum[v] *= scale;
-        if (product.bias != nullptr) sum[v] += bias[v];
+        sum[p][v] *= scale;
+        if (product.bias != nullptr) sum[p][v] += bias[v];
         const std::int64_t left = least(count - v * lanes, lanes);
         if (mask == nullptr || left <= 0) continue;
-        const std::uint64_t needed = bits_at(mask, position * channels + c + v * lanes, left);
-        sum[v] = select(mask_of_bits(static_cast<std::uint32_t>(needed)), sum[v], Floats{});
+        const std::uint64_t needed = bits_at(mask, (position + p) * channels + c + v * lanes, left);
+        sum[p][v] = select(mask_of_bits(static_cast<std::uint32_t>(needed)), sum[p][v], Floats{});
       }
-      store_channels<whole>(out + c, count, sum);
-    });
+      store_channels<whole>(out + p * channels + c, count, sum[p]);
+    }
+  });
+}
+
+/// Positions [first, last) of one image.
+template <bool once>
+inline void gather_positions(const GatherProduct& product, std::int64_t image_number,
+                             std::int64_t first, std::int64_t last, const float* image,
+                             const float* weights) {
+  const bool tiles = product.rows.length <= sum_block;
+  for (std::int64_t position = first; position < last;) {
+    const std::int64_t step = tiles ? tile_step(product.rows, position, last) : 0;
+    if (step != 0) {
+      gather_tile<tile_positions, once>(product, image_number, position, step, image, weights);
+      position += tile_positions;
+    } else {
+      gather_tile<1, once>(product, image_number, position, 0, image, weights);
+      ++position;
+    }
   }
 }
 
@@ -176,24 +227,30 @@ inline void gather_depthwise(const GatherProduct& product) {
   }
 }
 
-/// sums[taps][channels] += what one position adds, of one image.
-template <bool once>
-inline void add_position(const GatheredRows& rows, std::int64_t position, const float* image,
-                         const float* gradients, float* sums) {
+/// sums[taps][channels] += what one position of an image adds, or the positions of a tile.
+template <int positions, bool once>
+H2LEARN_TILE void add_positions(const GatheredRows& rows, std::int64_t position, std::int64_t step,
+                                const float* image, const float* gradients, float* sums) {
   const std::int64_t channels = rows.groups;
   const Run* const last = rows.runs + rows.first_run[position + 1];
   for_each_chunk(channels, [&]<bool whole>(std::int64_t c, std::int64_t count) {
-    Floats gradient[channel_vectors];
-    load_channels<whole>(gradients + c, count, gradient);
+    Floats gradient[positions][channel_vectors];
+    H2LEARN_UNROLL
+    for (int p = 0; p < positions; ++p) {
+      load_channels<whole>(gradients + p * channels + c, count, gradient[p]);
+    }
     for (const Run* run = rows.runs + rows.first_run[position]; run < last; ++run) {
       float* const to = sums + run->target * channels + c;
-      Floats values[channel_vectors];
       Floats sum[channel_vectors];
-      load_channels<whole>(image + run->source + c, count, values);
       load_channels<whole>(to, count, sum);
       H2LEARN_UNROLL
-      for (int v = 0; v < channel_vectors; ++v) {
-        sum[v] = multiply_add<once>(values[v], gradient[v], sum[v]);
+      for (int p = 0; p < positions; ++p) {
+        Floats values[channel_vectors];
+        load_channels<whole>(image + run->source + p * step + c, count, values);
+        H2LEARN_UNROLL
+        for (int v = 0; v < channel_vectors; ++v) {
+          sum[v] = multiply_add<once>(values[v], gradient[p][v], sum[v]);
+        }
       }
       store_channels<whole>(to, count, sum);
     }
@@ -227,14 +284,22 @@ inline void outer_depthwise(const OuterProduct& product) {
     const std::int64_t end = least(begin + stretch_positions, positions);
     for (std::int64_t first = begin; first < end; first += sum_block) {
       for (std::int64_t i = 0; i < size; ++i) block[i] = 0;
-      for (std::int64_t p = first; p < least(first + sum_block, end); ++p) {
+      for (std::int64_t p = first; p < least(first + sum_block, end);) {
         const std::int64_t position = p % rows.positions;
         if (image == nullptr || position == 0) {
           image = image_values(rows, p / rows.positions, block + size);
         }
+        const std::int64_t left = least(first + sum_block, end) - p;
+        const std::int64_t step = tile_step(rows, position, least(position + left, rows.positions));
+        const float* const gradients = product.gradients + p * channels;
         visit_rounding(product.rounds_once, [&]<bool once>() {
-          add_position<once>(rows, position, image, product.gradients + p * channels, block);
+          if (step != 0) {
+            add_positions<tile_positions, once>(rows, position, step, image, gradients, block);
+          } else {
+            add_positions<1, once>(rows, position, 0, image, gradients, block);
+          }
         });
+        p += step != 0 ? tile_positions : 1;
       }
       add_sums(block, size, first == begin, sums + stretch * size);
     }
