@@ -47,7 +47,7 @@ inline void expand_bits(const std::uint64_t* bits, std::int64_t rows, std::int64
     for (std::int64_t k = 0; k < depth; k += lanes) {
       const std::uint64_t word = bits[r * block_words + k / 64];
       const auto piece = static_cast<std::uint32_t>(word >> (k % 64));
-      store(values + r * sum_block + k, select(mask_of_bits(piece), one, Floats{}));
+      store(values + r * sum_block + k, select_bits(piece, one));
     }
   }
 }

@@ -176,7 +176,7 @@ H2LEARN_TILE void gather_tile(const GatherProduct& product, std::int64_t image_n
         const std::int64_t left = least(count - v * lanes, lanes);
         if (mask == nullptr || left <= 0) continue;
         const std::uint64_t needed = bits_at(mask, (position + p) * channels + c + v * lanes, left);
-        sum[p][v] = select(mask_of_bits(static_cast<std::uint32_t>(needed)), sum[p][v], Floats{});
+        sum[p][v] = select_bits(static_cast<std::uint32_t>(needed), sum[p][v]);
       }
       store_channels<whole>(out + p * channels + c, count, sum[p]);
     }

@@ -72,11 +72,10 @@ H2LEARN_INLINE float* copy_elements(const GatheredRows& from, std::int64_t image
     }
     for (std::int64_t j = 0; j < count; j += lanes) {
       Floats weight = broadcast(1.0F);
-      Floats value = {};
-      for (std::int64_t plane = 0; plane < from.planes; ++plane) {
-        const auto set = static_cast<std::uint32_t>(bits[plane] >> j);
-        value += select(mask_of_bits(set), weight, Floats{});
+      Floats value = select_bits(static_cast<std::uint32_t>(bits[0] >> j), weight);
+      for (std::int64_t plane = 1; plane < from.planes; ++plane) {
         weight += weight;
+        value += select_bits(static_cast<std::uint32_t>(bits[plane] >> j), weight);
       }
       store(to + i + j, value);
     }

@@ -443,7 +443,7 @@ void finish_rows(const GatherProduct& product, const Task& task, const float* su
     if constexpr (has_bias) value += load_first(bias + column, count);
     if constexpr (has_mask) {
       const std::uint64_t needed = bits_at(mask, bit + column, count);
-      value = select(mask_of_bits(static_cast<std::uint32_t>(needed)), value, Floats{});
+      value = select_bits(static_cast<std::uint32_t>(needed), value);
     }
     return value;
   };

@@ -193,6 +193,15 @@ H2LEARN_INLINE Ints mask_of_bits(std::uint32_t bits) {
   return (broadcast(static_cast<std::int32_t>(bits)) & lane_bit) != 0;
 }
 
+/// Lanes of `value` where bit i of `bits` is set, zeros elsewhere.
+H2LEARN_INLINE Floats select_bits(std::uint32_t bits, Floats value) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), value);
+#else
+  return select(mask_of_bits(bits), value, Floats{});
+#endif
+}
+
 /// Bit i set where lane i of the mask is all ones.
 H2LEARN_INLINE std::uint32_t bits_of_mask(Ints mask) {
 #if defined(__AVX512F__)
