@@ -59,6 +59,10 @@ namespace {
 
 using namespace h2learn;
 
+/// Operands that take turns: where a kernel branches by what is set, a processor learns those of a
+/// few that come again and again, which those of a training do not.
+constexpr std::size_t operand_sets = 8;
+
 /// A turn runs its kernel for about so long.
 constexpr double turn_ns = 2e6;
 
@@ -141,12 +145,14 @@ class Product {
         random_(job.density) {
     const bool backward = job.product == "backward";
     const std::int64_t features = backward ? geometry_.out_features() : geometry_.in_features();
-    if (job.has_values()) {
-      values_ = random_.values(job.images * features, true);
-      rows_ = plan_.of_values(values_.data(), job.images);
-    } else {
-      words_ = random_.words(job.images, features);
-      rows_ = plan_.of_spikes({words_.data(), 1, job.images, features});
+    for (std::size_t i = 0; i < operand_sets; ++i) {
+      if (job.has_values()) {
+        values_.push_back(random_.values(job.images * features, true));
+        rows_ = plan_.of_values(values_.back().data(), job.images);
+      } else {
+        words_.push_back(random_.words(job.images, features));
+        rows_ = plan_.of_spikes({words_.back().data(), 1, job.images, features});
+      }
     }
     // Runs for all kernels: those that gather need them, the others look away.
     plan_.add_runs(Choice::gather, rows_);
@@ -176,7 +182,9 @@ class Product {
   }
 
   void run(Method method, Choice choice) {
+    next_set();
     if (!outer_) {
+      product_.rows = rows_;
       product_.method = method;
       product_.choice = choice;
       kernels_.gather_product(product_);
@@ -199,13 +207,23 @@ class Product {
     return job.product == "backward" ? GatherPlan::Rows::readers : GatherPlan::Rows::windows;
   }
 
+  void next_set() {
+    set_ = (set_ + 1) % operand_sets;
+    if (words_.empty()) {
+      rows_.values = values_[set_].data();
+    } else {
+      rows_.words = words_[set_].data();
+    }
+  }
+
   const SynapseKernels& kernels_ = detail::pick_synapse_kernels();
   bool outer_;
   Geometry geometry_;
   GatherPlan plan_;
   Random random_;
-  std::vector<float> values_;
-  std::vector<std::uint64_t> words_;
+  std::vector<std::vector<float>> values_;
+  std::vector<std::vector<std::uint64_t>> words_;
+  std::size_t set_ = 0;
   std::vector<float> weight_;
   std::vector<float> gradients_;
   std::vector<float> out_;

@@ -166,10 +166,25 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
   for (int v = 0; v < vectors; ++v) store(panel + (depth * vectors + v) * lanes, Floats{});
 }
 
+/// Fetches the next block's gradients of a task: spikes will read them in an order that no processor
+/// foresees.
+void fetch_gradients(const OuterProduct& product, const Task& task, std::int64_t position) {
+  constexpr std::int64_t line_floats = 16;
+  const std::int64_t stride = product.rows.groups * product.columns;
+  const std::int64_t end =
+      least(position + sum_block, task.first_position + task.positions) * stride;
+  for (std::int64_t i = position * stride; i < end; i += line_floats) {
+    __builtin_prefetch(product.gradients + i, 0, 2);
+  }
+}
+
 /// One block of positions, from `position`, in the form that the chosen kernel reads.
 void prepare_block(const OuterProduct& product, const Task& task, std::int64_t position,
                    std::int64_t depth, OuterMemory& memory) {
-  if (product.choice == Choice::scatter) return;
+  if (product.choice == Choice::scatter) {
+    fetch_gradients(product, task, position + depth);
+    return;
+  }
   if (product.choice == Choice::windows) {
     copy_windows(product.rows, task.group, position, depth, memory.windows);
     return;
