@@ -132,8 +132,14 @@ class SpikeTensor(Tensor):
             wrong = dense[(dense != 0) & (dense != 1)]
             if wrong.numel():
                 raise ValueError(f"spikes must be 0 or 1, got {wrong[0].item()}")
-        rows = channels_last(dense.to(torch.float32), lead)
-        words = ops.pack(rows)
+        dense = dense.to(torch.float32)
+        if dense.is_contiguous() and dense.dim() > lead + 1 and dense.numel() > 0:
+            # Channels first in memory: bits are moved, a 32nd of the floats.
+            rows = dense.view(math.prod(shape[:lead]), math.prod(shape[lead:]))
+            positions = math.prod(shape[lead + 1 :])
+            words = ops.transpose_features(ops.pack(rows).unsqueeze(0), positions, shape[lead], True)
+        else:
+            words = ops.pack(channels_last(dense, lead))
         return cls(words.view(1, *shape[:lead], words.shape[-1]), shape[lead:])
 
     @property

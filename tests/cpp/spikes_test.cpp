@@ -145,7 +145,7 @@ TEST(Spikes, PopcountCountsSetBits) {
 
 TEST(Spikes, TransposeFeaturesGoesFromChannelsLastToChannelsFirst) {
   for (std::int64_t positions : {1, 2, 25, 64, 100}) {
-    for (std::int64_t channels : {1, 3, 16, 64, 65, 130}) {
+    for (std::int64_t channels : {1, 2, 3, 7, 8, 9, 16, 64, 65, 130}) {
       SCOPED_TRACE(testing::Message() << positions << " positions, " << channels << " channels");
       const std::int64_t features = positions * channels;
       const Words words = random_words(2 * 2, features, 0.5, 5);

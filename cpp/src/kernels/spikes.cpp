@@ -242,8 +242,86 @@ void transpose_all(const Transposition& job, std::int64_t matrices, std::int64_t
   }
 }
 
+#if defined(__BMI2__)
+/// Of matrices with so few rows or columns the squares would be empty for the most part.
+constexpr std::int64_t few = 8;
+
+/// Every `few`-th bit, or every less: masks[o] has the bits i with i % each == o.
+struct EveryBit {
+  std::int64_t each;
+  std::uint64_t masks[few] = {};
+
+  explicit EveryBit(std::int64_t number) : each(number) {
+    for (std::int64_t i = 0; i < block; ++i) masks[i % each] |= std::uint64_t{1} << i;
+  }
+};
+
+/// One matrix of few rows: bits of its rows take turns in the output.
+H2LEARN_INLINE void interleave_rows(const EveryBit& every, const std::uint64_t* in,
+                                    std::int64_t columns, std::uint64_t* out) {
+  const std::int64_t rows = every.each;
+  for (std::int64_t first = 0; first < rows * columns; first += block) {
+    std::uint64_t word = 0;
+    std::int64_t row = first % rows;
+    std::int64_t column = first / rows;
+    for (std::int64_t offset = 0; offset < rows && column < columns; ++offset) {
+      const std::uint64_t mask = every.masks[offset];
+      const std::int64_t ones = __builtin_popcountll(mask);
+      const std::int64_t count = columns - column < ones ? columns - column : ones;
+      word |= _pdep_u64(read_bits(in, row * columns + column, count), mask);
+      if (++row == rows) {
+        row = 0;
+        ++column;
+      }
+    }
+    out[first / block] = word;
+  }
+}
+
+/// One matrix of few columns, which is the other way round.
+H2LEARN_INLINE void pick_columns(const EveryBit& every, const std::uint64_t* in, std::int64_t rows,
+                                 std::uint64_t* out) {
+  const std::int64_t columns = every.each;
+  for (std::int64_t first = 0; first < rows * columns; first += block) {
+    std::int64_t column = first % columns;
+    std::int64_t row = first / columns;
+    for (std::int64_t offset = 0; offset < columns && row < rows; ++offset) {
+      const std::uint64_t mask = every.masks[offset];
+      const std::int64_t ones = __builtin_popcountll(mask);
+      const std::int64_t count = rows - row < ones ? rows - row : ones;
+      or_bits(out, column * rows + row, count, _pext_u64(in[first / block], mask));
+      if (++column == columns) {
+        column = 0;
+        ++row;
+      }
+    }
+  }
+}
+
+/// False where a matrix has neither few rows nor few columns.
+bool transpose_few(const std::uint64_t* bits, std::int64_t matrices, std::int64_t words,
+                   std::int64_t rows, std::int64_t columns, std::uint64_t* out) {
+  if (rows > few && columns > few) return false;
+  std::memset(out, 0, static_cast<std::size_t>(matrices * words) * 8);
+  const EveryBit every(rows <= few ? rows : columns);
+#pragma omp parallel for schedule(static) if (matrices * words >= parallel_from_words)
+  for (std::int64_t matrix = 0; matrix < matrices; ++matrix) {
+    const std::uint64_t* const from = bits + matrix * words;
+    if (rows <= few) {
+      interleave_rows(every, from, columns, out + matrix * words);
+    } else {
+      pick_columns(every, from, rows, out + matrix * words);
+    }
+  }
+  return true;
+}
+#endif
+
 void transpose_matrices(const std::uint64_t* bits, std::int64_t matrices, std::int64_t words,
                         std::int64_t rows, std::int64_t columns, std::uint64_t* out) {
+#if defined(__BMI2__)
+  if (rows > 0 && columns > 0 && transpose_few(bits, matrices, words, rows, columns, out)) return;
+#endif
   const Transposition job{bits, out, rows, columns, words, words, columns, rows};
   if (job.squares_each() > 0) transpose_all(job, matrices, job.squares_each());
 }
