@@ -137,7 +137,8 @@ class SpikeTensor(Tensor):
             # Channels first in memory: bits are moved, a 32nd of the floats.
             rows = dense.view(math.prod(shape[:lead]), math.prod(shape[lead:]))
             positions = math.prod(shape[lead + 1 :])
-            words = ops.transpose_features(ops.pack(rows).unsqueeze(0), positions, shape[lead], True)
+            words = ops.pack(rows).unsqueeze(0)
+            words = ops.transpose_features(words, positions, shape[lead], True)
         else:
             words = ops.pack(channels_last(dense, lead))
         return cls(words.view(1, *shape[:lead], words.shape[-1]), shape[lead:])
