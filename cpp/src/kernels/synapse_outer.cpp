@@ -166,8 +166,8 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
   for (int v = 0; v < vectors; ++v) store(panel + (depth * vectors + v) * lanes, Floats{});
 }
 
-/// Fetches the next block's gradients of a task: spikes will read them in an order that no processor
-/// foresees.
+/// Fetches the next block's gradients of a task: spikes will read them in an order that no
+/// processor foresees.
 void fetch_gradients(const OuterProduct& product, const Task& task, std::int64_t position) {
   constexpr std::int64_t line_floats = 16;
   const std::int64_t stride = product.rows.groups * product.columns;
