@@ -139,7 +139,7 @@ class KernelChoice(Choice):
                 "start_tap": vectors * depth * layer.reached / layer.tap_chunk,
             }
         gathering = {}
-        if layer.has_windows:
+        if layer.has_windows or layer.can_list_taps:
             gathering = {"gather_row": 1.0, "gather_run": layer.runs}
             gathering |= {} if layer.is_bits else {"gather_values": 1.0}
         if way == "dense":

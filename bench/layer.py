@@ -12,7 +12,8 @@ PANEL_VECTORS = 2
 MOST_SCATTERED = 1024
 WINDOWS_IN_A_ROW = range(4, 1025)
 PRODUCT_TASK_VECTORS = 32
-OUTER_TASK_VECTORS = 16
+OUTER_TASK_VECTORS = {True: 16, False: 32}
+"""Of spikes, and of values."""
 OUTER_TASK_TERMS = 512
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
@@ -151,10 +152,11 @@ class Layer:
     def row(self, lanes: int) -> tuple[float, float]:
         """Depth and vectors of the row of one block by which the core chooses."""
         vectors = self.columns(lanes)
-        if self.has_windows:
+        if self.has_windows or self.can_list_taps:
             return min(self.length, SUM_BLOCK), vectors
         if self.is_outer:
-            return min(self.images * self.out_size**2, SUM_BLOCK), min(vectors, OUTER_TASK_VECTORS)
+            most = OUTER_TASK_VECTORS[self.is_bits]
+            return min(self.images * self.out_size**2, SUM_BLOCK), min(vectors, most)
         if self.size == 1 and self.images <= FEW_IMAGES:
             share = -(-vectors // TASKS_A_THREAD)  # weights are read in place, tasks share columns
             vectors = -(-share // PANEL_VECTORS) * PANEL_VECTORS
@@ -163,9 +165,11 @@ class Layer:
     @property
     def runs(self) -> float:
         """Stretches of an image that a row of one block is gathered from, on average."""
-        tap_row = self.kernel * self.window_channels
         blocks = -(-self.length // SUM_BLOCK)
-        ends = [(r * tap_row, (r + 1) * tap_row - 1) for r in range(self.kernel)]
+        # A backward pass reads taps in descending order: neighbours do not follow each other.
+        taps = 1 if self.is_backward else self.kernel
+        stretch = taps * self.window_channels
+        ends = [(at, at + stretch - 1) for at in range(0, self.length, stretch)]
         return sum(last // SUM_BLOCK - first // SUM_BLOCK + 1 for first, last in ends) / blocks
 
     def blocks(self, lanes: int) -> float:

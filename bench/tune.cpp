@@ -294,17 +294,23 @@ void measure_product(const Job& job, int rounds) {
 
 void measure_masked_backward(const Job& job, int rounds) {
   const Geometry& geometry = job.geometry;
-  const std::vector<float> gradients =
-      Random(job.density).values(job.images * geometry.out_features(), true);
+  Random random(job.density);
+  Random random_bits(job.needed);
+  std::vector<std::vector<float>> gradients;
+  std::vector<std::vector<std::uint64_t>> masks;
+  for (std::size_t i = 0; i < operand_sets; ++i) {
+    gradients.push_back(random.values(job.images * geometry.out_features(), true));
+    masks.push_back(random_bits.words(job.images, geometry.in_features()));
+  }
+  std::size_t set = 0;
   const std::vector<float> weight = Random(1).values(geometry.weights(), false);
-  const std::vector<std::uint64_t> mask =
-      Random(job.needed).words(job.images, geometry.in_features());
   std::vector<float> out(static_cast<std::size_t>(job.images * geometry.in_features()));
   const auto run = [&](Kernel kernel) {
-    backward(geometry, gradients.data(), job.images, weight.data(), mask.data(), out.data(),
-             kernel);
+    set = (set + 1) % operand_sets;
+    backward(geometry, gradients[set].data(), job.images, weight.data(), masks[set].data(),
+             out.data(), kernel);
   };
-  const bool few = needs_few(geometry, gradients.data(), job.images, mask.data());
+  const bool few = needs_few(geometry, gradients[0].data(), job.images, masks[0].data());
   measure({{"event", [&] { run(Kernel::event); }},
            {"dense", [&] { run(Kernel::dense); }},
            {"sampled", [&] { run(Kernel::sampled); }},

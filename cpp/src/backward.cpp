@@ -58,12 +58,11 @@ double cost_of_sampled(const Geometry& geometry, std::int64_t images, const std:
   return std::min(sampled + (costs.needed + costs.needed_by_terms / terms) * needed, 1.0);
 }
 
-/// True where the event kernel lists an output's gradients once for all taps that read them
-/// (Choice::taps), by the numbers alone.
+/// True where the event kernel lists an output's gradients for all taps that read them
+/// (Choice::taps), by the layer's shape alone.
 bool lists_taps(const Geometry& geometry) {
-  constexpr std::int64_t least_chunk = 64;
-  return geometry.in_width >= 4 && geometry.in_width <= 1024 &&
-         geometry.outputs_per_group() % least_chunk == 0;
+  return geometry.in_width >= least_windows && geometry.in_width <= most_windows &&
+         geometry.outputs_per_group() % least_tap_chunk == 0;
 }
 
 double cost_of_events(const Geometry& geometry, double nonzero) {

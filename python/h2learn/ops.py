@@ -141,9 +141,10 @@ def pack(dense: Tensor) -> Tensor:
     words = _pack_fake(dense)
     bad = _core.pack(_array(dense), words.numpy())
     if bad >= 0:
+        row, feature = divmod(bad, dense.shape[1])
         raise ValueError(
-            f"spikes must be 0 or 1, got {dense.reshape(-1)[bad].item()} at flat index {bad} "
-            "(features channels-last)"
+            f"spikes must be 0 or 1, got {dense[row, feature].item()} in row {row}, at element "
+            f"{feature} of it in memory"
         )
     return words
 

@@ -43,6 +43,7 @@ inline const std::vector<Layer>& layers() {
       {"depthwise, several chunks, stride", {70, 9, 8, 70, 3, 2, 2, 1, 1, 1, 1, 1, 70}, 3},
       {"depthwise, dilation", {64, 7, 9, 64, 2, 3, 1, 1, 1, 2, 2, 2, 64}, 2},
       {"depthwise, blocks of taps", {5, 18, 19, 5, 17, 18, 1, 1, 2, 2, 1, 1, 5}, 2},
+      {"depthwise, positions beyond the image", {4, 3, 3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 4}, 2},
       {"depthwise, stretches", {3, 50, 50, 3, 3, 3, 1, 1, 1, 1, 1, 1, 3}, 2},
       {"one tap", {33, 6, 9, 20}, 2},
       {"padding beyond the kernel", {3, 5, 6, 4, 2, 2, 1, 1, 3, 4}, 2},

@@ -246,7 +246,7 @@ void transpose_all(const Transposition& job, std::int64_t matrices, std::int64_t
 /// Of matrices with so few rows or columns the squares would be empty for the most part.
 constexpr std::int64_t few = 8;
 
-/// Every `few`-th bit, or every less: masks[o] has the bits i with i % each == o.
+/// Every bit `each` behind another: masks[o] has the bits i with i % each == o.
 struct EveryBit {
   std::int64_t each;
   std::uint64_t masks[few] = {};
@@ -289,7 +289,8 @@ H2LEARN_INLINE void pick_columns(const EveryBit& every, const std::uint64_t* in,
       const std::uint64_t mask = every.masks[offset];
       const std::int64_t ones = __builtin_popcountll(mask);
       const std::int64_t count = rows - row < ones ? rows - row : ones;
-      or_bits(out, column * rows + row, count, _pext_u64(in[first / block], mask));
+      const std::uint64_t picked = _pext_u64(in[first / block], mask) & low_bits(count);
+      or_bits(out, column * rows + row, count, picked);
       if (++column == columns) {
         column = 0;
         ++row;

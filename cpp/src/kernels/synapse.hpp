@@ -35,9 +35,9 @@ struct WindowRun {
 };
 
 /// The same rows as windows that slide over the padded image in equal steps, which lets dense
-/// kernels read a padded copy in place of gathered rows. Not every product has them.
+/// kernels read a padded copy in place of gathered rows where the image is not spread.
 struct Windows {
-  const WindowRun* runs;               ///< null when the rows are no such windows
+  const WindowRun* runs;
   const std::int32_t* first_of_block;  ///< runs of each block of sum_block terms: [blocks + 1]
   std::int64_t image_height;
   std::int64_t image_width;
@@ -73,6 +73,15 @@ struct GatheredRows {
   Windows windows;
 };
 
+/// Windows must be so many in a row to fill a register tile, and so few that a row of their sums
+/// fits a thread's memory.
+constexpr std::int64_t least_windows = 4;
+constexpr std::int64_t most_windows = 1024;
+
+/// Channels that Choice::taps lists together, at least: shorter lists cost more than the gathering
+/// that they save.
+constexpr std::int64_t least_tap_chunk = 64;
+
 /// A linear layer of so few images uses a packed weight hardly more than once.
 constexpr std::int64_t few_images = 224;
 
@@ -81,7 +90,7 @@ constexpr std::int64_t few_images = 224;
 enum class Method { by_density, event, dense, tables, sampled };
 
 /// How the left operand is read.
-/// `windows`: multiplied densely, where it lies. `taps`: by events, listed once for all taps.
+/// `windows`: multiplied densely, where it lies. `taps`: by events, listed for all taps.
 /// `scatter`: added to the sums that a bit reaches, bit by bit. `depthwise`: a channel a lane, by a
 /// kernel of its own.
 enum class Choice { gather, windows, taps, scatter, depthwise };

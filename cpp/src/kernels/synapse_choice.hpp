@@ -57,19 +57,14 @@ inline int threads_for(std::int64_t products) {
   return products < parallel_from ? 1 : omp_get_max_threads();
 }
 
-/// Windows must be so many in a row to fill a register tile, and so few that a row of their sums
-/// fits a thread's memory.
-constexpr std::int64_t least_windows = 4;
-constexpr std::int64_t most_windows = 1024;
-
 /// Positions of windows for each that a position of the image reaches through one tap.
 inline std::int64_t spread_of(const Windows& windows) {
   return windows.spread_height * windows.spread_width;
 }
 
 inline bool has_windows(const GatheredRows& rows) {
-  return spread_of(rows.windows) == 1 && rows.windows.runs != nullptr &&
-         rows.windows.width >= least_windows && rows.windows.width <= most_windows;
+  return spread_of(rows.windows) == 1 && rows.windows.width >= least_windows &&
+         rows.windows.width <= most_windows;
 }
 
 /// A row of `depth` terms, of which a part `density` is set, times `vectors` vectors of columns.

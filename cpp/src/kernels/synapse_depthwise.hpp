@@ -90,18 +90,19 @@ inline void transpose_weights(const float* weight, std::int64_t channels, std::i
   }
 }
 
-/// Elements from a position's runs to the next one's where the positions of a tile that starts at
-/// `position` are read through the same taps, which lie as far apart each; else 0.
+/// How many elements the inputs of one position lie from those of the position before it, where a
+/// tile's positions from `position` on have the same taps and all lie as far apart; else 0.
 inline std::int64_t tile_step(const GatheredRows& rows, std::int64_t position, std::int64_t last) {
   // Only where taps follow one another do the first and the last tell of those between.
   if (position + tile_positions > last || spread_of(rows.windows) > 1) return 0;
   const Run* const runs = rows.runs + rows.first_run[position];
   const std::int64_t count = rows.first_run[position + 1] - rows.first_run[position];
   if (count == 0) return 0;
-  const std::int64_t step = runs[count].source - runs->source;
+  std::int64_t step = 0;
   for (int i = 1; i < tile_positions; ++i) {
     const Run* const others = rows.runs + rows.first_run[position + i];
     if (rows.first_run[position + i + 1] - rows.first_run[position + i] != count) return 0;
+    if (i == 1) step = others->source - runs->source;
     for (const std::int64_t run : {std::int64_t{0}, count - 1}) {
       if (others[run].target != runs[run].target ||
           others[run].source != runs[run].source + i * step) {

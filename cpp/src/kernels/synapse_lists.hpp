@@ -123,8 +123,8 @@ constexpr ByteTable byte_table = make_byte_table();
 /// Up to so many set bits in a block, a branch for each costs less than a look-up for each byte.
 constexpr std::int32_t few_bits = 4;
 
-/// Appends the offsets of the `count` set bits of a row of words. May write up to list_slack too
-/// many.
+/// The offsets of the `count` set bits of a row of words. May write too many, but none behind as
+/// many as there are bits.
 H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int64_t word_count,
                               std::int32_t count, std::uint16_t* offsets) {
   if (count <= few_bits) {
@@ -156,7 +156,7 @@ H2LEARN_INLINE Floats compress(Floats values, std::uint64_t byte) {
 }
 #endif
 
-/// Appends offsets and values of one row's non-zeros. May write up to list_slack too many.
+/// Offsets and values of one row's non-zeros; likewise.
 H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint16_t* offsets,
                                 float* values) {
   for (std::int64_t k = 0; k < depth; k += lanes) {

@@ -31,6 +31,10 @@ constexpr std::int64_t bit_columns = 8 * panel_columns;
 constexpr std::int64_t value_terms = sum_block;
 constexpr std::int64_t value_columns = 16 * panel_columns;
 
+/// Columns whose rows of sums, where they lie a power of two apart, begin at so few places that it
+/// matters (stride_slack).
+constexpr std::int64_t many_columns = 128;
+
 /// Tasks a thread should find, so that it does not wait long for the others.
 constexpr std::int64_t tasks_per_thread = 4;
 
@@ -77,7 +81,8 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   if (!bits && !whole) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
   result.finished_by_task = result.stretches == 1 && product.taps == 1;
-  result.stride = (result.finished_by_task ? result.columns : result.padded) + stride_slack;
+  const std::int64_t width = result.finished_by_task ? result.columns : result.padded;
+  result.stride = width < many_columns ? width : width + stride_slack;
   result.sums = rows.groups * length * result.stride;
   return result;
 }
@@ -100,7 +105,7 @@ struct OuterMemory {
   PreparedRows prepared;
   float* panel;  ///< [sum_block + 1][panel_columns] gradients
   TableScratch tables;
-  float* sums;        ///< [terms][columns], where a task finishes its sums
+  float* sums;        ///< [terms][stride], where a task finishes its sums
   float* plane_sums;  ///< the same, of one plane of several, where tables make them
 };
 
@@ -166,8 +171,8 @@ void pack_gradients(const float* from, std::int64_t stride, std::int64_t depth,
   for (int v = 0; v < vectors; ++v) store(panel + (depth * vectors + v) * lanes, Floats{});
 }
 
-/// Fetches the next block's gradients of a task: spikes will read them in an order that no
-/// processor foresees.
+/// Fetches the next block's gradients, of all columns (layers whose spikes are scattered have few):
+/// spikes will read them in an order that no processor foresees.
 void fetch_gradients(const OuterProduct& product, const Task& task, std::int64_t position) {
   constexpr std::int64_t line_floats = 16;
   const std::int64_t stride = product.rows.groups * product.columns;

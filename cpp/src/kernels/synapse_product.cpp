@@ -2,9 +2,9 @@
 //
 // A task is a block of rows times a chunk of columns of one group. Block after block of fan-in is
 // gathered, prepared for the kernel that suits it, and multiplied with every panel while it is in
-// cache. Rows that are windows are not gathered where multiplying them in
-// place pays, or scattering their bits. The sums stay in the thread's own memory until they are
-// finished.
+// cache. Rows that are windows are not gathered where multiplying them in place pays, listing their
+// inputs for all taps, or scattering their bits. The sums stay in the thread's own memory until
+// they are finished.
 #include "kernels/synapse_product.hpp"
 
 #include "kernels/synapse_counts.hpp"
@@ -63,6 +63,7 @@ struct ProductMemory {
                         ///< [rows][sums_stride], of taps, where a block has several
   PreparedRows prepared;
   TableScratch tables;
+  bool far;  ///< PreparedRows::far
   TapLists taps;
   NeededRows* needed;  ///< of each tile of dot_rows rows
   float* panels;       ///< of one block and the task's columns, where weights are read in place
@@ -80,8 +81,7 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   const std::int64_t rows = shape.task_rows;
   ProductMemory memory = {};
   memory.sums = carver.take<float>(rows * shape.sums_stride);
-  memory.prepared.far =
-      product.panels != nullptr && product.rows.length * product.columns > near_weights;
+  memory.far = product.panels != nullptr && product.rows.length * product.columns > near_weights;
   if (product.method == Method::tables) {
     if (product.rows.planes > 1) memory.plane_sums = carver.take<float>(rows * shape.sums_stride);
     const std::int64_t tile =
@@ -113,9 +113,8 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   if (product.panels == nullptr) {
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
-  const bool far = memory.prepared.far;
   memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method);
-  memory.prepared.far = far;
+  memory.prepared.far = memory.far;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
   } else {
@@ -134,15 +133,19 @@ struct Task {
   std::int64_t stride;        ///< Cut::sums_stride
 };
 
+/// The rows of windows of a task that has whole ones.
+Band band_of(const GatherProduct& product, const Task& task) {
+  const std::int64_t image_rows = product.rows.positions;
+  const std::int64_t width = product.rows.windows.width;
+  return {task.first_row / image_rows, blocks_of(task.rows, image_rows),
+          task.first_row % image_rows / width, least(task.rows, image_rows) / width};
+}
+
 /// Rows of a task that are whole rows of windows, of one or several images.
 void sum_windows(const GatherProduct& product, const PanelLayout& layout, const Task& task,
                  ProductMemory& memory, float* sums) {
   const Windows& windows = product.rows.windows;
-  const std::int64_t image_rows = product.rows.positions;
-  const std::int64_t first_image = task.first_row / image_rows;
-  const std::int64_t images = blocks_of(task.rows, image_rows);
-  const std::int64_t first = task.first_row % image_rows / windows.width;
-  const std::int64_t rows = task.rows / images / windows.width;
+  const auto [first_image, images, first, rows] = band_of(product, task);
   const std::int64_t row_floats = padded_row(windows);
   const std::int64_t image_floats = padded_rows(windows, rows) * row_floats;
   for (std::int64_t i = 0; i < images; ++i) {
@@ -171,14 +174,6 @@ void sum_windows(const GatherProduct& product, const PanelLayout& layout, const 
   }
 }
 
-/// The rows of windows of a task that has whole ones.
-Band band_of(const GatherProduct& product, const Task& task) {
-  const std::int64_t image_rows = product.rows.positions;
-  const std::int64_t width = product.rows.windows.width;
-  return {task.first_row / image_rows, blocks_of(task.rows, image_rows),
-          task.first_row % image_rows / width, least(task.rows, image_rows) / width};
-}
-
 template <bool weighted, bool once>
 void sum_taps(const GatherProduct& product, const PanelLayout& layout, const Task& task,
               ProductMemory& memory, float* sums) {
@@ -188,7 +183,7 @@ void sum_taps(const GatherProduct& product, const PanelLayout& layout, const Tas
   for (std::int64_t block = 0; block < product.rows.length; block += sum_block) {
     const std::int64_t depth = layout.depth(block);
     const float* const panels = product.panels + layout.panel(task.group, block, task.first_column);
-    float* const parts = block == 0 ? sums : memory.block;
+    float* const parts = block == 0 || memory.block == nullptr ? sums : memory.block;
     for_each_tap(
         windows, block, product.rows.length, [&](const TapTerms& terms, std::int64_t begin) {
           if (!weighted) lead_to_zeros(memory.taps, terms.chunk, depth - begin);
@@ -199,7 +194,7 @@ void sum_taps(const GatherProduct& product, const PanelLayout& layout, const Tas
             const std::int64_t panel_width = least(panel_columns, task.columns - column);
             const std::int64_t floats = (depth + 1) * panel_width;
             const float* const panel = panels + column * (depth + 1);
-            const Fetch fetch(panel + floats, memory.prepared.far ? floats * 4 : 0, groups);
+            const Fetch fetch(panel + floats, memory.far ? floats * 4 : 0, groups);
             if (panel_width > lanes) {
               add_tap<panel_vectors, weighted, once>(memory.taps, terms, windows.width,
                                                      panel + begin * panel_width, fetch,

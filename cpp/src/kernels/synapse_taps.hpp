@@ -1,6 +1,6 @@
-// Events of windows that slide by one: what is set at an input position is listed once, and every
-// tap of the windows reads that list, where gathered rows would be listed anew for each. For kernel
-// sources only.
+// Events of windows that slide by one: what is set at an input position is listed once a band of
+// rows of windows, and every tap reads that list, where gathered rows would be listed anew for
+// each. For kernel sources only.
 //
 // A tap adds the weights of input (y, x) to the sums of output (y, x) - tap, so a group of lists is
 // a group of input positions, and a tap moves the rows that it adds to. (Where a stride spreads the
@@ -70,9 +70,6 @@ H2LEARN_INLINE std::int64_t tap_chunk(std::int64_t channels) {
   return chunk;
 }
 
-/// Shorter lists cost more than the gathering that they save.
-constexpr std::int64_t least_tap_chunk = 64;
-
 /// Input rows [begin, end) that a band sees.
 struct BandInputs {
   std::int64_t begin;
@@ -86,15 +83,21 @@ inline BandInputs band_inputs(const Windows& windows, const Band& band) {
           least(blocks_of(most(bottom, 0), windows.spread_height), windows.image_height)};
 }
 
-/// At most.
-inline std::int64_t band_positions(const Windows& windows, std::int64_t images, std::int64_t rows) {
-  const std::int64_t seen = blocks_of(rows + windows.window_height - 1, windows.spread_height);
-  return images * least(seen, windows.image_height) * windows.image_width;
+/// Input rows of one image that a band of so many rows of windows sees, at most.
+inline std::int64_t band_rows(const Windows& windows, std::int64_t rows) {
+  return least(blocks_of(rows + windows.window_height - 1, windows.spread_height),
+               windows.image_height);
 }
 
 /// At most: each row that some taps leave out is one, all others together another.
-H2LEARN_INLINE std::int64_t tap_classes(const Windows& windows) {
-  return 2 * windows.window_height;
+inline std::int64_t tap_classes(const Windows& windows, std::int64_t rows) {
+  return least(2 * windows.window_height, band_rows(windows, rows));
+}
+
+/// At most: those of a class may leave one unfilled.
+inline std::int64_t tap_groups(const Windows& windows, std::int64_t images, std::int64_t rows) {
+  const std::int64_t positions = images * band_rows(windows, rows) * windows.image_width;
+  return blocks_of(positions, group_rows) + tap_classes(windows, rows);
 }
 
 /// Entries of a band's lists, beyond which they would fill more than a cache.
@@ -103,26 +106,27 @@ constexpr std::int64_t most_tap_entries = std::int64_t{1} << 22;
 /// True for windows that move by one over channels enough, in tasks of up to `task_rows` rows.
 inline bool can_list_taps(const GatheredRows& rows, std::int64_t task_rows) {
   const Windows& windows = rows.windows;
-  if (windows.runs == nullptr || windows.width < least_windows || windows.width > most_windows ||
-      windows.stride_height != 1 || windows.stride_width != 1) {
+  if (windows.width < least_windows || windows.width > most_windows || windows.stride_height != 1 ||
+      windows.stride_width != 1) {
     return false;
   }
   const std::int64_t images = most(task_rows / rows.positions, 1);
   const std::int64_t window_rows = least(blocks_of(task_rows, windows.width), windows.height);
   return tap_chunk(windows.channels) >= least_tap_chunk &&
-         band_positions(windows, images, window_rows) * windows.channels <= most_tap_entries;
+         tap_groups(windows, images, window_rows) * group_rows * windows.channels <=
+             most_tap_entries;
 }
 
 inline TapLists carve_taps(Carver& carver, const GatheredRows& rows, std::int64_t images,
                            std::int64_t window_rows) {
   TapLists taps = {};
   const Windows& windows = rows.windows;
-  const std::int64_t inputs = band_positions(windows, images, window_rows);
+  const std::int64_t inputs = images * band_rows(windows, window_rows) * windows.image_width;
   const std::int64_t chunks = windows.channels / tap_chunk(windows.channels);
-  const std::int64_t groups = blocks_of(inputs, group_rows) + tap_classes(windows);
+  const std::int64_t groups = tap_groups(windows, images, window_rows);
   const std::int64_t entries = groups * group_rows * windows.channels + list_slack;
   taps.positions = carver.take<TapPosition>(inputs);
-  taps.classes = carver.take<TapClass>(tap_classes(windows));
+  taps.classes = carver.take<TapClass>(tap_classes(windows, window_rows));
   taps.lists.counts = carver.take<std::int32_t>(inputs);
   taps.lists.order = carver.take<std::int32_t>(inputs);
   taps.lists.offsets = carver.take<std::uint16_t>(entries);
@@ -243,7 +247,7 @@ struct TapTerms {
   std::int64_t column;  ///< of the tap
   bool begins;          ///< the block's first
   bool ends;            ///< the block's last
-  bool first;           ///< of the first block: its sums are what there is
+  bool first;           ///< of the sum's first block
 };
 
 /// Adds a panel to the sums of one part: to `block`, and, when that is whole, to `sums`. Where the
