@@ -193,16 +193,6 @@ H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint1
   }
 }
 
-/// As that of floats.
-template <int... index>
-H2LEARN_INLINE Offsets shuffle(Offsets a, Offsets b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, index...);
-#else
-  return __builtin_shuffle(a, b, Offsets{index...});
-#endif
-}
-
 H2LEARN_INLINE Offsets interleave_low(Offsets a, Offsets b) {
   return shuffle<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
 }
@@ -213,16 +203,6 @@ H2LEARN_INLINE Offsets interleave_high(Offsets a, Offsets b) {
 /// One entry's values in the lists of four rows.
 typedef float QuadValues __attribute__((vector_size(16), may_alias));
 typedef float UnalignedQuadValues __attribute__((vector_size(16), aligned(4), may_alias));
-typedef std::int32_t QuadIndex __attribute__((vector_size(16)));
-
-template <int... index>
-H2LEARN_INLINE QuadValues shuffle_quad(QuadValues a, QuadValues b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, index...);
-#else
-  return __builtin_shuffle(a, b, QuadIndex{index...});
-#endif
-}
 
 /// One entry's value in the list of each row of a group, in every lane. From registers where an
 /// instruction can, since loads are what limits the kernel.
@@ -302,14 +282,13 @@ H2LEARN_INLINE void interleave_values(const GroupEntries& from, std::int64_t len
       for (int r = 0; r < quad_rows; ++r) {
         row[r] = *reinterpret_cast<const QuadValues*>(from.values[quad + r] + entry);
       }
-      const QuadValues even_low = shuffle_quad<0, 4, 1, 5>(row[0], row[2]);
-      const QuadValues even_high = shuffle_quad<2, 6, 3, 7>(row[0], row[2]);
-      const QuadValues odd_low = shuffle_quad<0, 4, 1, 5>(row[1], row[3]);
-      const QuadValues odd_high = shuffle_quad<2, 6, 3, 7>(row[1], row[3]);
-      const QuadValues entries[4] = {shuffle_quad<0, 4, 1, 5>(even_low, odd_low),
-                                     shuffle_quad<2, 6, 3, 7>(even_low, odd_low),
-                                     shuffle_quad<0, 4, 1, 5>(even_high, odd_high),
-                                     shuffle_quad<2, 6, 3, 7>(even_high, odd_high)};
+      const QuadValues even_low = shuffle<0, 4, 1, 5>(row[0], row[2]);
+      const QuadValues even_high = shuffle<2, 6, 3, 7>(row[0], row[2]);
+      const QuadValues odd_low = shuffle<0, 4, 1, 5>(row[1], row[3]);
+      const QuadValues odd_high = shuffle<2, 6, 3, 7>(row[1], row[3]);
+      const QuadValues entries[4] = {
+          shuffle<0, 4, 1, 5>(even_low, odd_low), shuffle<2, 6, 3, 7>(even_low, odd_low),
+          shuffle<0, 4, 1, 5>(even_high, odd_high), shuffle<2, 6, 3, 7>(even_high, odd_high)};
       H2LEARN_UNROLL
       for (int i = 0; i < 4; ++i) {
         *reinterpret_cast<UnalignedQuadValues*>(to + i * group_rows + quad) = entries[i];

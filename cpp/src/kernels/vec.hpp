@@ -177,13 +177,13 @@ H2LEARN_INLINE void visit_rounding(bool once, Visit visit) {
 /// Lanes of `yes` where the mask is all ones, of `no` where it is all zeros.
 H2LEARN_INLINE Floats select(Ints mask, Floats yes, Floats no) { return mask ? yes : no; }
 
-/// Lane i is lane `index[i]` of `a`, or lane `index[i] - lanes` of `b`.
-template <int... index>
-H2LEARN_INLINE Floats shuffle(Floats a, Floats b) {
+/// Lane i is lane `index[i]` of `a`, or lane `index[i] - lanes` of `b`; of vectors of any lanes.
+template <int... index, typename Vector>
+H2LEARN_INLINE Vector shuffle(Vector a, Vector b) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, index...);
 #else
-  return __builtin_shuffle(a, b, Ints{index...});
+  return __builtin_shuffle(a, b, decltype(a < b){index...});
 #endif
 }
 
