@@ -58,6 +58,21 @@ H2LEARN_INLINE Floats pick(LaneMask mask, Floats yes, Floats no) { return mask ?
 
 #endif
 
+constexpr int vectors_in_word = 64 / lanes;
+
+/// The bits of a word's vectors, the first in the lowest.
+H2LEARN_INLINE std::uint64_t word_of(const LaneMask (&masks)[vectors_in_word]) {
+#if defined(__AVX512BW__)
+  const __mmask32 low = _mm512_kunpackw(masks[1], masks[0]);
+  const __mmask32 high = _mm512_kunpackw(masks[3], masks[2]);
+  return _cvtmask64_u64(_mm512_kunpackd(high, low));
+#else
+  std::uint64_t word = 0;
+  for (int i = 0; i < vectors_in_word; ++i) word |= bits_of(masks[i]) << (i * lanes);
+  return word;
+#endif
+}
+
 /// Where a > b.
 H2LEARN_INLINE LaneMask greater(Floats a, Floats b) { return less(b, a); }
 

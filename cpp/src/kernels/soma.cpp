@@ -48,6 +48,7 @@ struct Chunk {
   std::int64_t image;
   std::int64_t first;   ///< block of the image
   std::int64_t blocks;  ///< at most chunk_blocks
+  std::int64_t whole;   ///< of them have 64 neurons: all, or all but the last
 
   /// Chunks of an image.
   static std::int64_t of_image(const SomaPlan& plan) {
@@ -58,17 +59,22 @@ struct Chunk {
       : image(index / of_image(plan)), first(index % of_image(plan) * chunk_blocks) {
     const std::int64_t left = plan.words - first;
     blocks = left < chunk_blocks ? left : chunk_blocks;
+    const std::int64_t neurons = plan.shape.features - first * block;
+    whole = neurons / block < blocks ? neurons / block : blocks;
   }
 
   H2LEARN_INLINE Place place(const SomaPlan& plan, std::int64_t i) const {
-    const std::int64_t neuron = (first + i) * block;
-    const std::int64_t left = plan.shape.features - neuron;
-    return {image * plan.shape.features + neuron,
+    return place(plan, i, i < whole ? block : plan.shape.features - (first + i) * block);
+  }
+
+  /// Of a block with so many neurons: a constant leaves no trace of the others.
+  H2LEARN_INLINE Place place(const SomaPlan& plan, std::int64_t i, std::int64_t neurons) const {
+    return {image * plan.shape.features + (first + i) * block,
             image * plan.words + first + i,
             plan.values_step,
             plan.words_step,
             plan.currents_step,
-            left < block ? left : block};
+            neurons};
   }
 };
 
@@ -145,10 +151,27 @@ struct Forward {
   float* last;
 };
 
-/// One timestep of one block. Adds to `poison` what is not a number where an input is not finite.
+/// Where an input is not finite, one of these sums is not a number: zero times a value is not a
+/// number then, and stays so. Several sums, since each waits for its last addition.
+struct Poison {
+  static constexpr int count = vectors < 4 ? vectors : 4;
+  Floats sums[count] = {};
+
+  H2LEARN_INLINE void add(int i, Floats value) { sums[i % count] += value * Floats{}; }
+  H2LEARN_INLINE void add(const Poison& other) {
+    for (int i = 0; i < count; ++i) sums[i] += other.sums[i];
+  }
+  H2LEARN_INLINE bool none() const {
+    Floats total = {};
+    for (const Floats sum : sums) total += sum;
+    return bits_of(equal(total, total)) == bits_of(equal(Floats{}, Floats{}));
+  }
+};
+
+/// One timestep of one block.
 template <Reset reset>
 H2LEARN_INLINE void forward_step(const SomaPlan& plan, const Forward& io, const Place& place,
-                                 std::int64_t t, float* state, Floats& poison) {
+                                 std::int64_t t, float* state, Poison& poison) {
   const Floats decay = broadcast(plan.options.decay);
   const Floats gain = broadcast(plan.gain);
   const Floats threshold = broadcast(plan.options.threshold);
@@ -164,23 +187,28 @@ H2LEARN_INLINE void forward_step(const SomaPlan& plan, const Forward& io, const 
   float* const u_out = io.membrane == nullptr
                            ? nullptr
                            : outgoing.target(io.membrane + place.value(t), place.neurons);
-  std::uint64_t spikes = 0;
-  std::uint64_t inside = 0;
+  LaneMask spikes[vectors];
+  LaneMask inside[vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < vectors; ++i) {
     const Floats current = load(x + i * lanes);
-    poison += current * zero;
+    poison.add(i, current);
     const Floats u = decay * load(state + i * lanes) + gain * current;
-    const LaneMask spike = greater(u, spike_above);
-    const LaneMask within = less(magnitude(u - threshold), width);
-    spikes |= bits_of(spike) << (i * lanes);
-    inside |= bits_of(within) << (i * lanes);
+    spikes[i] = greater(u, spike_above);
+    inside[i] = less(magnitude(u - threshold), width);
     if (u_out != nullptr) put(u_out + i * lanes, u, streaming);
-    store(state + i * lanes, pick(spike, reset == Reset::hard ? zero : u - threshold, u));
+    store(state + i * lanes, pick(spikes[i], reset == Reset::hard ? zero : u - threshold, u));
   }
-  io.spikes[place.bits(t)] = spikes;
-  if (io.mask != nullptr) io.mask[place.bits(t)] = inside & place.valid();
+  io.spikes[place.bits(t)] = word_of(spikes);
+  if (io.mask != nullptr) io.mask[place.bits(t)] = word_of(inside) & place.valid();
   if (io.membrane != nullptr) outgoing.write(io.membrane + place.value(t), place.neurons);
+}
+
+/// The same of a row's last neurons, where they are fewer than 64.
+template <Reset reset>
+[[gnu::noinline]] void forward_part(const SomaPlan& plan, const Forward& io, const Place& place,
+                                    std::int64_t t, float* state, Poison& poison) noexcept {
+  forward_step<reset>(plan, io, place, t, state, poison);
 }
 
 template <Reset reset>
@@ -188,18 +216,26 @@ bool forward_chunk(const SomaPlan& plan, const Forward& io, std::int64_t index) 
   const Chunk chunk(plan, index);
   State state;
   read_state(plan, chunk, io.initial, state);
-  // Zero times a value is not a number where the value is not finite, and stays so in a sum.
-  Floats poison = {};
+  Poison poison;
   for (std::int64_t i = 0; i < chunk.blocks; ++i) {
-    for (int v = 0; v < vectors; ++v) poison += load(state.values[i] + v * lanes) * Floats{};
+    for (int v = 0; v < vectors; ++v) poison.add(v, load(state.values[i] + v * lanes));
   }
-  for (std::int64_t t = 0; t < plan.shape.steps; ++t) {
-    for (std::int64_t i = 0; i < chunk.blocks; ++i) {
-      forward_step<reset>(plan, io, chunk.place(plan, i), t, state.values[i], poison);
+  // Copies that no store can reach, so that what is read of them stays in registers.
+  const SomaPlan own_plan = plan;
+  const Forward own_io = io;
+  for (std::int64_t t = 0; t < own_plan.shape.steps; ++t) {
+    for (std::int64_t i = 0; i < chunk.whole; ++i) {
+      const Place place = chunk.place(own_plan, i, block);
+      forward_step<reset>(own_plan, own_io, place, t, state.values[i], poison);
+    }
+    for (std::int64_t i = chunk.whole; i < chunk.blocks; ++i) {
+      Poison part;
+      forward_part<reset>(plan, io, chunk.place(plan, i), t, state.values[i], part);
+      poison.add(part);
     }
   }
   if (io.last != nullptr) write_state(plan, chunk, state, io.last);
-  return bits_of(equal(poison, poison)) == bits_of(equal(Floats{}, Floats{}));
+  return poison.none();
 }
 
 bool forward(const SomaPlan& plan, const float* currents, const float* initial,
@@ -387,6 +423,14 @@ H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, 
   outgoing.write(g.grad_currents + place.value(t), place.neurons);
 }
 
+/// The same where more is to be done than to write the gradients of 64 currents.
+template <Surrogate surrogate, Reset reset, bool attached>
+[[gnu::noinline]] void backward_part(const SomaPlan& plan, const SomaGradients& g,
+                                     const Place& place, std::int64_t t, float* state,
+                                     Terms* terms) noexcept {
+  backward_step<surrogate, reset, attached>(plan, g, place, t, state, terms);
+}
+
 template <Surrogate surrogate, Reset reset, bool attached>
 void backward_chunk(const SomaPlan& plan, const SomaGradients& g, std::int64_t index,
                     double* decay_sums, double* threshold_sums) noexcept {
@@ -397,15 +441,22 @@ void backward_chunk(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   Terms terms;
   Sums sums[chunk_blocks];
   for (std::int64_t i = 0; wants_sums && i < chunk.blocks; ++i) sums[i] = {};
-  for (std::int64_t t = plan.shape.steps - 1; t >= 0; --t) {
-    for (std::int64_t i = 0; i < chunk.blocks; ++i) {
+  // As in the forward pass.
+  const SomaPlan own_plan = plan;
+  const SomaGradients own = g;
+  const std::int64_t whole = wants_sums ? 0 : chunk.whole;
+  for (std::int64_t t = own_plan.shape.steps - 1; t >= 0; --t) {
+    for (std::int64_t i = 0; i < whole; ++i) {
+      const Place place = chunk.place(own_plan, i, block);
+      backward_step<surrogate, reset, attached>(own_plan, own, place, t, state.values[i], nullptr);
+    }
+    for (std::int64_t i = whole; i < chunk.blocks; ++i) {
       const Place place = chunk.place(plan, i);
-      if (!wants_sums) {
-        backward_step<surrogate, reset, attached>(plan, g, place, t, state.values[i], nullptr);
-        continue;
+      Terms* const wanted = wants_sums ? &terms : nullptr;
+      backward_part<surrogate, reset, attached>(plan, g, place, t, state.values[i], wanted);
+      if (wanted != nullptr) {
+        add_to_sums(plan, g, place, t, decay_sums != nullptr, *wanted, sums[i]);
       }
-      backward_step<surrogate, reset, attached>(plan, g, place, t, state.values[i], &terms);
-      add_to_sums(plan, g, place, t, decay_sums != nullptr, terms, sums[i]);
     }
   }
   if (g.grad_initial != nullptr) write_state(plan, chunk, state, g.grad_initial);
