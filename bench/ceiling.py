@@ -35,6 +35,10 @@ DIGITS = 3
 """Bytes of a weight in the int8 ceiling, as the goals have it; the kernel makes four of one."""
 
 
+DIGIT_PRODUCTS = {"forward": 4, "weight_update": 4, "backward": 10}
+"""Multiplications of bytes by which the digits kernel does one multiply-add of each product."""
+
+
 class NoCeilingError(Exception):
     """It could not be measured here; the message says why."""
 
@@ -71,6 +75,23 @@ class Ceiling:
             return None
         computing = DIGITS * flops / self.int8_ops
         return 1e3 * max(computing, self._moving(read_bytes, written_bytes))
+
+    def product_ms(
+        self, macs: float, nonzero: float, needed: float = 1.0, digit_products: int = 0
+    ) -> float:
+        """The least time in which one of h2learn's kernels could make a product of synapses.
+
+        `dense` multiplies all terms, `sampled` those of the results that are needed; `event` adds
+        a vector, read from the first-level cache, for each term that is not zero; `digits`
+        multiplies bytes, `digit_products` times a term (0: it is not to be had).
+        """
+        float_bytes = 4
+        multiplied = macs * needed / (self.flops / 2)
+        added = macs * nonzero * float_bytes / self.l1_bytes_per_second
+        seconds = [multiplied, added]
+        if digit_products and self.int8_ops is not None:
+            seconds.append(macs * digit_products / (self.int8_ops / 2))
+        return 1e3 * min(seconds)
 
     def _moving(self, read_bytes: float, written_bytes: float) -> float:
         copied = min(read_bytes, written_bytes)

@@ -120,6 +120,8 @@ class Way:
         written_bytes: likewise.
         rate: of the operand it was given; None when its time does not depend on it.
         detail: the memory format, where several are tried; the best counts.
+        nonzero: part of the operand that events skip by; None of neurons.
+        needed: part of the results that is asked for.
     """
 
     name: str
@@ -129,6 +131,8 @@ class Way:
     written_bytes: float
     rate: float | None = None
     detail: str = ""
+    nonzero: float | None = None
+    needed: float = 1.0
 
 
 def _sizes() -> Iterator[Case]:
@@ -358,7 +362,11 @@ def middle(case: Case, rates: list[float]) -> float:
 
 
 def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
-    """Currents from spikes. `torch-csr` is given the spikes of a linear layer as a CSR matrix."""
+    """Currents from spikes.
+
+    `torch-csr` is given the spikes of a linear layer as a CSR matrix and its weight transposed;
+    `torch-csr-made` makes both of what a layer has, dense spikes and its weight.
+    """
     weight = make_weight(case)
     shape = list(case.shape)
     few = few_images(case)
@@ -389,6 +397,7 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
             )
         ours = way(f"h2learn-{kernel}", run, rate, inputs.nbytes + 4 * case.weights, 4)
         ours.rate = rate if depends else None
+        ours.nonzero = inputs.density
         yield ours
     at = middle(case, rates)
     for rival in rivals_of(case, bf16):
@@ -406,12 +415,15 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     for rate in rates:
         if rate > MOST_CSR_RATE:
             continue
-        matrix = to_csr(inputs_at(rate).dense().flatten(1))
-        run = functools.partial(torch.mm, matrix, right)
+        dense = inputs_at(rate).dense().flatten(1)
+        matrix = to_csr(dense)
         read = 12 * matrix.values().numel() + 8 * case.images + right.nbytes
-        sparse = way("torch-csr", run, rate, read, 4)
-        sparse.rate = rate
-        yield sparse
+        ready = functools.partial(torch.mm, matrix, right)
+        made = functools.partial(_mm_of_csr_made, dense, weight.flatten(1))
+        for name, run in (("torch-csr", ready), ("torch-csr-made", made)):
+            sparse = way(name, run, rate, read, 4)
+            sparse.rate = rate
+            yield sparse
 
 
 def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
@@ -426,10 +438,12 @@ def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     channels, height, width = case.shape[:3]
     gradients_at = functools.cache(functools.partial(make_gradients, case))
     window = mask = None
+    needed = 1.0
     if case.inputs == "spikes":
         generator = torch.Generator().manual_seed(3)
         rows = bernoulli((case.images, height * width * channels), GRADIENT_DENSITY, generator)
         mask = ops.pack(rows)
+        needed = rows.mean().item()
         window = rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
     results = case.images * channels * height * width
 
@@ -453,7 +467,11 @@ def backward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         run = functools.partial(ops.backward, gradients, weight, mask, shape, kernel)
         read = gradients.nbytes + 4 * case.weights + (0 if mask is None else mask.nbytes)
         check = functools.partial(error, rate)
-        yield Way(f"h2learn-{kernel}", run, check, read, 4 * results, rate if depends else None)
+        way = Way(f"h2learn-{kernel}", run, check, read, 4 * results)
+        way.rate = rate if depends else None
+        way.nonzero = (gradients.count_nonzero() / gradients.numel()).item()
+        way.needed = needed
+        yield way
     at = middle(case, rates)
     for rival in rivals_of(case, bf16):
         w, g = rival(weight), rival(as_images(case, gradients_at(at)))
@@ -502,6 +520,7 @@ def weight_update(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         read = inputs.nbytes + gradients.nbytes
         way = Way(f"h2learn-{kernel}", run, check, read, 4 * case.weights)
         way.rate = rate if depends else None
+        way.nonzero = inputs.density
         yield way
     at = middle(case, rates)
     for rival in rivals_of(case, bf16):
@@ -538,6 +557,10 @@ def to_csr(dense: Tensor) -> Tensor:
             csr.shape,
             check_invariants=False,
         )
+
+
+def _mm_of_csr_made(dense: Tensor, weight: Tensor) -> Tensor:
+    return torch.mm(to_csr(dense), weight.t().contiguous())
 
 
 def _convolution_backward(
@@ -698,6 +721,7 @@ def conv_neuron(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         bits = case.images * features / 8
         way = Way(f"h2learn-{kernel}", run, check, inputs.nbytes + weight.nbytes, 2 * bits)
         way.rate = rate if kernel != "digits" else None
+        way.nonzero = inputs.density
         yield way
     for rival in rivals_of(case, bf16):
         x, w = rival(inputs_at(at).dense()), rival(weight)

@@ -32,7 +32,7 @@ from typing import Any
 import machine
 import torch
 from arguments import choices, count, counts
-from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
+from ceiling import DIGIT_PRODUCTS, Ceiling, NoCeilingError, highest, measure_ceiling
 from h2learn import _core
 from kernel_cases import (
     BASE,
@@ -79,6 +79,7 @@ GOALS = (
     Goal(_SPARSE, "forward", INT8, 0.65, _SIZES, (0.10, 0.30)),
     Goal(_FEW, "forward", "torch-float32", 14.0, _SIZES, (0.01, 0.01)),
     Goal(_FEW, "forward", "torch-csr", 1.8, _SIZES, (0.01, 0.01)),
+    Goal(_FEW, "forward", "torch-csr-made", 1.8, _SIZES, (0.01, 0.01)),
     Goal(_FUSED_TITLE, "conv_neuron", "torch-float32", 13.0, (FUSED,)),
     Goal(_FUSED_TITLE, "conv_neuron", "torch-bf16", 1.0, (FUSED,)),
     Goal(_FUSED_TITLE, "conv_neuron", INT8, 0.75, (FUSED,)),
@@ -198,6 +199,8 @@ def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
             "flops": flops_of(VARIANTS[BASE] if way.name == BASE_WAY else case),
             "read_bytes": way.read_bytes,
             "written_bytes": way.written_bytes,
+            "nonzero": way.nonzero,
+            "needed": way.needed,
         }
         for i, way in enumerate(ways)
     ]
@@ -266,7 +269,9 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
     memory formats the fastest counts. The rival `ceiling` is the least time that the machine's
     arithmetic and memory allow for the dense product and h2learn's data: skipping zeros can beat
     it. `ceiling-int8x3` is the same with each weight as three bytes, where the instruction set
-    multiplies bytes. Of neurons, `ceiling` stands beside `h2learn-in-place`.
+    multiplies bytes. Of neurons, `ceiling` stands beside `h2learn-in-place`. `most_ratio` is the
+    rival's time over the least in which one of h2learn's kernels could do the work at the machine's
+    rates, zeros skipped: no tuning reaches it.
     """
     rows: list[Row] = []
     for ours in measured:
@@ -283,6 +288,7 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
             if other["way"] not in rivals or other["ms"] < rivals[other["way"]]["ms"]:
                 rivals[other["way"]] = other
         roof = ceilings.get((ours["target"], ours["threads"]))
+        least = None if roof is None else _least_ms(ours, roof)
         if roof is not None and (ours["kernel"] != "neuron" or ours["case"] in _FROM_MEMORY):
             amount = ours["flops"], ours["read_bytes"], ours["written_bytes"]
             rivals["ceiling"] = _limit(roof.roof_ms(*amount))
@@ -306,6 +312,7 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                     "rival_ms": rival["ms"],
                     "h2learn_ms": timed["ms"],
                     "ratio": rival["ms"] / timed["ms"],
+                    "most_ratio": None if least is None else rival["ms"] / least,
                     "goal": goal_of(ours["kernel"], ours["case"], name, ours["rate"]),
                     "flops": ours["flops"],
                     "rival_flops": rival["flops"],
@@ -316,6 +323,17 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
                 }
             )
     return rows
+
+
+def _least_ms(ours: Row, roof: Ceiling) -> float | None:
+    """Of a product, computing it; of neurons, moving their data, where that is in memory."""
+    if ours["kernel"] == "neuron":
+        amount = ours["read_bytes"], ours["written_bytes"]
+        return roof.roof_ms(0.0, *amount) if ours["case"] in _FROM_MEMORY else None
+    product = "forward" if ours["kernel"] == "conv_neuron" else ours["kernel"]
+    with_digits = ours["way"] in ("h2learn-digits", "h2learn-fastest")
+    digits = DIGIT_PRODUCTS[product] if with_digits else 0
+    return roof.product_ms(ours["flops"] / 2, ours["nonzero"], ours["needed"], digits)
 
 
 def _limit(ms: float) -> Row:

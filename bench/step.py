@@ -9,7 +9,9 @@ measures here: `dense`, all multiply-adds from registers; `event`, one addition 
 is not zero, each reading a vector in the first-level cache; of gradients under a mask also
 `sampled`, the multiply-adds of those that are needed; with --kernel fastest also `digits`, four
 multiplications of bytes for each multiply-add, or ten of an input gradient. Their sum is a bound
-that no kernel of these kinds can beat; the peer's time over it is the ratio that is out of reach.
+that no kernel of these kinds can beat. Two ratios follow, the peer's time over that sum and
+everything else as it was measured, and over the sum alone, as if all else were free: that one no
+tuning reaches.
 Exit status: 0; 1 when h2learn disagrees with float64 or there is no ceiling; 2 for a wrong
 argument. See docs/benchmarks.md.
 """
@@ -31,7 +33,7 @@ import machine
 import peers
 import torch
 from arguments import choices, count, counts
-from ceiling import Ceiling, NoCeilingError, highest, measure_ceiling
+from ceiling import DIGIT_PRODUCTS, Ceiling, NoCeilingError, highest, measure_ceiling
 from contestants import CONTESTANTS, DETACHED, NeuronOptions, reference
 from h2learn import _core, ops
 from h2learn.kernels import KERNELS
@@ -64,11 +66,11 @@ OTHERS = {
 }
 
 
-DIGIT_PRODUCTS = {
-    "forward_packed": 4,
-    "fused_forward_packed": 4,
-    "weight_update_packed": 4,
-    "backward": 10,
+WITH_BYTES = {
+    "forward_packed": "forward",
+    "fused_forward_packed": "forward",
+    "weight_update_packed": "weight_update",
+    "backward": "backward",
 }
 WITH_DIGITS = ("digits", "fastest")
 
@@ -97,14 +99,8 @@ class Work:
 
     def least_ms(self, roof: Ceiling, kernel: str = "auto") -> float:
         """The least time at the machine's rates of what `kernel` may run."""
-        float_bytes = 4
-        additions_per_second = roof.l1_bytes_per_second / float_bytes
-        multiplied = self.macs * self.needed / (roof.flops / 2)
-        added = self.macs * self.nonzero / additions_per_second
-        times = [multiplied, added]
-        if kernel in WITH_DIGITS and self.digit_products and roof.int8_ops is not None:
-            times.append(self.macs * self.digit_products / (roof.int8_ops / 2))
-        return 1e3 * min(times)
+        digit_products = self.digit_products if kernel in WITH_DIGITS else 0
+        return roof.product_ms(self.macs, self.nonzero, self.needed, digit_products)
 
 
 def work_of(name: str, arguments: Sequence[Any]) -> Work:
@@ -120,9 +116,9 @@ def work_of(name: str, arguments: Sequence[Any]) -> Work:
     needed = 1.0
     if name == "backward" and arguments[2] is not None:
         needed = _bits(arguments[2], images * shape[0] * shape[1] * shape[2])
-    return Work(
-        _layer(shape), images * multiply_adds(shape), nonzero, needed, DIGIT_PRODUCTS.get(name, 0)
-    )
+    digit_products = DIGIT_PRODUCTS[WITH_BYTES[name]] if name in WITH_BYTES else 0
+    macs = images * multiply_adds(shape)
+    return Work(_layer(shape), macs, nonzero, needed, digit_products)
 
 
 def multiply_adds(shape: Sequence[int]) -> int:
@@ -260,6 +256,7 @@ def measure(
         )  # fmt: skip
         row["ms"] += 1e3 * statistics.median(call.seconds)
     least = sum(row["least_ms"] or 0.0 for row in rows.values())
+    rest = watched_ms - sum(row["ms"] for row in rows.values() if row["work"])
     peer_ms = peer.timing.median_ms if peer.timing else None
     step = {
         "workload": problem.workload.name,
@@ -267,10 +264,12 @@ def measure(
         "ms": step_ms,
         "watched_ms": watched_ms,
         "least_ms": least,
+        "rest_ms": rest,
         "peer": peer.name,
         "peer_ms": peer_ms,
         "ratio": None if peer_ms is None else peer_ms / step_ms,
         "most_ratio": None if peer_ms is None else peer_ms / least,
+        "products_ratio": None if peer_ms is None else peer_ms / (least + rest),
     }
     return step, list(rows.values())
 
@@ -282,8 +281,9 @@ def tables(report: dict[str, Any]) -> list[Table]:
     """One table of steps, and one of operators for each workload and number of threads."""
     summary = Table(
         f"Steps beside the roof of their products, kernel {report['kernel']}",
-        ["workload", "threads", "step, ms", "1 thread over this", "products' least, ms", "peer",
-         "peer, ms", "ratio", "ratio at the roof", "goal"],
+        ["workload", "threads", "step, ms", "1 thread over this", "products' least, ms",
+         "all else, ms", "peer", "peer, ms", "ratio", "products at the roof",
+         "and all else free", "goal"],
         [],
     )  # fmt: skip
     single = {s["workload"]: s["ms"] for s in report["steps"] if s["threads"] == 1}
@@ -294,8 +294,9 @@ def tables(report: dict[str, Any]) -> list[Table]:
         summary.rows.append(
             [
                 s["workload"], str(s["threads"]), f"{s['ms']:.1f}",
-                "-" if one is None else f"{one / s['ms']:.2f}", f"{s['least_ms']:.1f}", s["peer"],
-                _text(s["peer_ms"], ".1f"), _text(s["ratio"], ".2f"),
+                "-" if one is None else f"{one / s['ms']:.2f}", f"{s['least_ms']:.1f}",
+                f"{s['rest_ms']:.1f}", s["peer"], _text(s["peer_ms"], ".1f"),
+                _text(s["ratio"], ".2f"), _text(s["products_ratio"], ".2f"),
                 _text(s["most_ratio"], ".2f"), "-" if goal is None else f">= {goal:g}",
             ]
         )  # fmt: skip

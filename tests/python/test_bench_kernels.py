@@ -61,7 +61,8 @@ def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
         assert way.written_bytes > 0
     expected = {"h2learn-auto", "h2learn-dense", "torch-float32", "torch-bf16"}
     expected |= {"h2learn-event", "h2learn-fastest"} if case != "analog" else set()
-    expected |= {"torch-csr"} if (kernel, case) == ("forward", "vectors") else set()
+    if (kernel, case) == ("forward", "vectors"):
+        expected |= {"torch-csr", "torch-csr-made"}
     expected |= {"h2learn-digits"} if kernel == "forward" and case != "analog" else set()
     expected |= {"h2learn-sampled"} if kernel == "backward" and case != "counts" else set()
     assert names == expected
@@ -221,7 +222,8 @@ def measured(way: str, ms: float, rate: float | None = None, **changes) -> dict:
     return {
         "kernel": "forward", "case": next(iter(SIZES)), "rate": rate, "target": "avx2",
         "threads": 1, "way": way, "detail": "", "ms": ms, "quartiles_ms": (ms, ms),
-        "error": 1e-7, "flops": 2e9, "read_bytes": 1e6, "written_bytes": 1e6, **changes,
+        "error": 1e-7, "flops": 2e9, "read_bytes": 1e6, "written_bytes": 1e6,
+        "nonzero": 0.1 if rate is None else rate, "needed": 1.0, **changes,
     }  # fmt: skip
 
 
@@ -245,6 +247,8 @@ def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
     assert by[0.1, "torch-float32"]["ratio"] == 8.0
     assert by[0.1, "torch-float32"]["rival_detail"] == "channels-last"
     assert by[0.1, "torch-float32"]["goal"] == 7.0
+    assert by[0.1, "torch-float32"]["most_ratio"] == 8.0  # an addition reads 4 of 4e11 bytes/s
+    assert by[0.3, "torch-float32"]["most_ratio"] == 4.0  # so many take longer than multiplying
     assert by[0.1, "torch-csr"]["ratio"] == 5.0
     assert (0.3, "torch-csr") not in by
     assert by[0.3, "h2learn-event"]["ratio"] == 0.5
@@ -292,6 +296,9 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
     of_digits = {(line[0], line[1]): line[6] for line in goals.rows if line[3] == "digits"}
     assert of_digits["forward, 10 to 30 %", "torch-float32"] == "yes"
     assert of_digits["forward, 10 to 30 %", kernels.INT8] == "no"
+    most = {(line[3], line[1]): line[11] for line in goals.rows if line[0] == "forward, 10 to 30 %"}
+    assert most["auto", "torch-float32"] == "16.0"  # 0.1 of 1e9 additions at 1e11 a second: 1 ms
+    assert most["digits", kernels.INT8] == "-"
 
 
 def test_a_variant_stands_beside_torch_and_the_base() -> None:
@@ -363,6 +370,7 @@ def test_the_share_of_bandwidth_is_that_of_the_kernels_alone() -> None:
     assert by["torch-float32"]["ratio"] == 2.0
     assert by["ceiling"]["ratio"] == pytest.approx(0.4)  # 2 MB copied at 20 GB/s in 0.25 ms
     assert by["ceiling"]["goal"] == 0.85
+    assert by["torch-float32"]["most_ratio"] == pytest.approx(180)
 
 
 def test_a_roof_is_the_slower_of_arithmetic_and_memory() -> None:

@@ -94,12 +94,16 @@ def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys) -> None:
     assert step.main(["--workloads", "a", "--threads", "1,2", "--rounds", "1", "--peer", "pytorch",
                       "--json", str(file)]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "ratio at the roof" in printed
+    assert "all else" in printed
     report = json.loads(file.read_text())
     (one, two) = report["steps"]
     operators = [row for row in report["operators"] if row["threads"] == 1]
     assert one["least_ms"] == pytest.approx(sum(row["least_ms"] or 0 for row in operators))
     assert one["most_ratio"] == pytest.approx(one["peer_ms"] / one["least_ms"])
+    products = sum(row["ms"] for row in operators if row["work"])
+    rest = one["watched_ms"] - products
+    assert 0 < one["rest_ms"] == pytest.approx(rest)
+    assert one["products_ratio"] == pytest.approx(one["peer_ms"] / (one["least_ms"] + rest))
     summary = step.tables(report)[0]
     assert summary.rows[1][3] == f"{one['ms'] / two['ms']:.2f}"
     page.write_text("<!-- step -->\nold\n<!-- /step -->\n")
