@@ -35,7 +35,7 @@ import torch
 from arguments import choices, count, counts
 from ceiling import DIGIT_PRODUCTS, Ceiling, NoCeilingError, highest, measure_ceiling
 from contestants import CONTESTANTS, DETACHED, NeuronOptions, reference
-from h2learn import _core, ops
+from h2learn import _core, memory, ops
 from h2learn.kernels import KERNELS
 from kernel_tables import Table, show
 from problems import WORKLOADS, Problem, make_problem
@@ -204,13 +204,18 @@ def watched(calls: list[Call]) -> Iterator[Callable[[], None]]:
 
 def measure_calls(
     problem: Problem, surrogate: str, steps: int, neurons: NeuronOptions = DETACHED
-) -> tuple[list[Call], float]:
+) -> tuple[list[Call], float, int]:
     """The operators of `steps` steps, each with its times, and the milliseconds of a whole step.
 
-    The first step is not counted.
+    Third, the most bytes of large tensors that h2learn held at once.
+
+    Two steps before them are not counted. In the very first, layers look at their activity and run
+    other operators than ever after.
     """
     parameters = [nn.Parameter(w) for w in problem.weights]
     ours = CONTESTANTS["h2learn"](problem, parameters, surrogate, neurons)
+    ours.step(problem.inputs, problem.labels)
+    memory.release()
     calls: list[Call] = []
     whole = []
     with watched(calls) as restart:
@@ -221,7 +226,7 @@ def measure_calls(
             whole.append(time.perf_counter() - start)
     for call in calls:
         del call.seconds[0]
-    return calls, 1e3 * statistics.median(whole[1:])
+    return calls, 1e3 * statistics.median(whole[1:]), memory.statistics()["highest_bytes"]
 
 
 def measure(
@@ -243,7 +248,7 @@ def measure(
     step_ms = ours.timing.median_ms
     steps = max(options.rounds, min(50, round(2e3 / step_ms)))
     rows: dict[tuple[str, str], Row] = {}
-    calls, watched_ms = measure_calls(problem, options.surrogate, steps, neurons)
+    calls, watched_ms, highest_bytes = measure_calls(problem, options.surrogate, steps, neurons)
     for call in calls:
         layer = call.work.layer if call.work else ""
         row = rows.setdefault(
@@ -263,6 +268,7 @@ def measure(
         "threads": threads,
         "ms": step_ms,
         "watched_ms": watched_ms,
+        "highest_bytes": highest_bytes,
         "least_ms": least,
         "rest_ms": rest,
         "peer": peer.name,
@@ -283,7 +289,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
         f"Steps beside the roof of their products, kernel {report['kernel']}",
         ["workload", "threads", "step, ms", "1 thread over this", "products' least, ms",
          "all else, ms", "peer", "peer, ms", "ratio", "products at the roof",
-         "and all else free", "goal"],
+         "and all else free", "goal", "tensors, MB"],
         [],
     )  # fmt: skip
     single = {s["workload"]: s["ms"] for s in report["steps"] if s["threads"] == 1}
@@ -298,6 +304,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
                 f"{s['rest_ms']:.1f}", s["peer"], _text(s["peer_ms"], ".1f"),
                 _text(s["ratio"], ".2f"), _text(s["products_ratio"], ".2f"),
                 _text(s["most_ratio"], ".2f"), "-" if goal is None else f">= {goal:g}",
+                f"{s['highest_bytes'] / peers.MB:.0f}",
             ]
         )  # fmt: skip
     found = [summary]

@@ -68,19 +68,20 @@ void forward(const SomaOptions& options, std::int64_t steps, std::int64_t batch,
   soma_forward(options, sizes.shape, x, h, s, m, u, l);
 }
 
-std::tuple<double, double> backward(const SomaOptions& options, std::int64_t steps,
-                                    std::int64_t batch, std::int64_t features,
-                                    const Floats& grad_spikes, const MaybeFloats& grad_last,
-                                    const Words& spikes, const MaybeWords& mask,
-                                    const MaybeFloats& membrane, const MaybeFloats& currents,
-                                    const MaybeFloats& initial, Floats& grad_currents,
-                                    MaybeFloats& grad_initial, bool want_decay,
-                                    bool want_threshold) {
+std::tuple<double, double> backward(
+    const SomaOptions& options, std::int64_t steps, std::int64_t batch, std::int64_t features,
+    const Floats& grad_spikes, const std::optional<PoolGeometry>& pool,
+    const MaybeFloats& grad_last, const Words& spikes, const MaybeWords& mask,
+    const MaybeFloats& membrane, const MaybeFloats& currents, const MaybeFloats& initial,
+    Floats& grad_currents, MaybeFloats& grad_initial, bool want_decay, bool want_threshold) {
   const SomaSizes sizes(steps, batch, features);
   double decay = 0.0;
   double threshold = 0.0;
   SomaGradients g;
-  g.grad_spikes = read("grad_spikes", grad_spikes, sizes.values);
+  if (pool) pool->validate();
+  const std::int64_t averages = pool ? steps * batch * pool->out_features() : 0;
+  g.grad_spikes = read("grad_spikes", grad_spikes, pool ? averages : sizes.values);
+  g.pool = pool ? &*pool : nullptr;
   g.grad_last = read("grad_last", grad_last, sizes.states);
   g.spikes = read("spikes", spikes, sizes.words);
   g.mask = read("mask", mask, sizes.words);
@@ -137,13 +138,15 @@ void bind_soma(py::module_& m) {
         "and last[B, F]. ValueError names the first current that is not finite.");
   m.def("soma_backward", &backward, py::arg("options"), py::arg("steps"), py::arg("batch"),
         py::arg("features"), py::kw_only(), py::arg("grad_spikes").noconvert(),
-        py::arg("grad_last").noconvert() = py::none(), py::arg("spikes").noconvert(),
-        py::arg("mask").noconvert() = py::none(), py::arg("membrane").noconvert() = py::none(),
-        py::arg("currents").noconvert() = py::none(), py::arg("initial").noconvert() = py::none(),
-        py::arg("grad_currents").noconvert(), py::arg("grad_initial").noconvert() = py::none(),
-        py::arg("want_decay") = false, py::arg("want_threshold") = false,
+        py::arg("pool") = py::none(), py::arg("grad_last").noconvert() = py::none(),
+        py::arg("spikes").noconvert(), py::arg("mask").noconvert() = py::none(),
+        py::arg("membrane").noconvert() = py::none(), py::arg("currents").noconvert() = py::none(),
+        py::arg("initial").noconvert() = py::none(), py::arg("grad_currents").noconvert(),
+        py::arg("grad_initial").noconvert() = py::none(), py::arg("want_decay") = false,
+        py::arg("want_threshold") = false,
         "Gradients of the currents and, where asked, of the initial membrane; returns the\n"
-        "gradients of decay and threshold, 0.0 where not wanted.");
+        "gradients of decay and threshold, 0.0 where not wanted. With a pool, grad_spikes are the\n"
+        "gradients at the averages of its windows.");
 }
 
 }  // namespace h2learn

@@ -6,10 +6,10 @@ PYBIND11_MODULE(_core, m) {
   h2learn::bind_build(m);
   h2learn::bind_memory(m);
   h2learn::bind_spikes(m);
+  h2learn::bind_pooling(m);
   h2learn::bind_soma(m);
   h2learn::bind_synapse(m);
   h2learn::bind_fused(m);
-  h2learn::bind_pooling(m);
   h2learn::bind_accelerator(m);
   h2learn::bind_datapath(m);
 }

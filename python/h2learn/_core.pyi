@@ -16,6 +16,44 @@ class Block:
     @property
     def bytes(self) -> int:
         ...
+class PoolGeometry:
+    """
+    Windows of one image, without padding; checked when made.
+    """
+    def __init__(self, *, channels: typing.SupportsInt | typing.SupportsIndex = 1, in_height: typing.SupportsInt | typing.SupportsIndex, in_width: typing.SupportsInt | typing.SupportsIndex, kernel_height: typing.SupportsInt | typing.SupportsIndex = 2, kernel_width: typing.SupportsInt | typing.SupportsIndex = 2, stride_height: typing.SupportsInt | typing.SupportsIndex = 2, stride_width: typing.SupportsInt | typing.SupportsIndex = 2) -> None:
+        ...
+    @property
+    def channels(self) -> int:
+        ...
+    @property
+    def in_height(self) -> int:
+        ...
+    @property
+    def in_width(self) -> int:
+        ...
+    @property
+    def kernel_height(self) -> int:
+        ...
+    @property
+    def kernel_width(self) -> int:
+        ...
+    @property
+    def out_height(self) -> int:
+        ...
+    @property
+    def out_width(self) -> int:
+        ...
+    @property
+    def planes(self) -> int:
+        """
+        Bit planes of a count of the window's spikes.
+        """
+    @property
+    def stride_height(self) -> int:
+        ...
+    @property
+    def stride_width(self) -> int:
+        ...
 class SomaOptions:
     """
     Options of a neuron; checked when made, read-only.
@@ -109,44 +147,6 @@ class Geometry:
     @property
     def padding_width(self) -> int:
         ...
-    @property
-    def stride_height(self) -> int:
-        ...
-    @property
-    def stride_width(self) -> int:
-        ...
-class PoolGeometry:
-    """
-    Windows of one image, without padding; checked when made.
-    """
-    def __init__(self, *, channels: typing.SupportsInt | typing.SupportsIndex = 1, in_height: typing.SupportsInt | typing.SupportsIndex, in_width: typing.SupportsInt | typing.SupportsIndex, kernel_height: typing.SupportsInt | typing.SupportsIndex = 2, kernel_width: typing.SupportsInt | typing.SupportsIndex = 2, stride_height: typing.SupportsInt | typing.SupportsIndex = 2, stride_width: typing.SupportsInt | typing.SupportsIndex = 2) -> None:
-        ...
-    @property
-    def channels(self) -> int:
-        ...
-    @property
-    def in_height(self) -> int:
-        ...
-    @property
-    def in_width(self) -> int:
-        ...
-    @property
-    def kernel_height(self) -> int:
-        ...
-    @property
-    def kernel_width(self) -> int:
-        ...
-    @property
-    def out_height(self) -> int:
-        ...
-    @property
-    def out_width(self) -> int:
-        ...
-    @property
-    def planes(self) -> int:
-        """
-        Bit planes of a count of the window's spikes.
-        """
     @property
     def stride_height(self) -> int:
         ...
@@ -502,10 +502,11 @@ def set_target(name: str) -> None:
     """
 def simulate(machine: Machine, layers: collections.abc.Sequence[LayerWork], *, clocked: bool = False, tiles: bool = True) -> dict[str, typing.Any]:
     ...
-def soma_backward(options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, features: typing.SupportsInt | typing.SupportsIndex, *, grad_spikes: numpy.typing.NDArray[numpy.float32], grad_last: numpy.typing.NDArray[numpy.float32] | None = None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None = None, membrane: numpy.typing.NDArray[numpy.float32] | None = None, currents: numpy.typing.NDArray[numpy.float32] | None = None, initial: numpy.typing.NDArray[numpy.float32] | None = None, grad_currents: numpy.typing.NDArray[numpy.float32], grad_initial: numpy.typing.NDArray[numpy.float32] | None = None, want_decay: bool = False, want_threshold: bool = False) -> tuple[float, float]:
+def soma_backward(options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, features: typing.SupportsInt | typing.SupportsIndex, *, grad_spikes: numpy.typing.NDArray[numpy.float32], pool: PoolGeometry | None = None, grad_last: numpy.typing.NDArray[numpy.float32] | None = None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None = None, membrane: numpy.typing.NDArray[numpy.float32] | None = None, currents: numpy.typing.NDArray[numpy.float32] | None = None, initial: numpy.typing.NDArray[numpy.float32] | None = None, grad_currents: numpy.typing.NDArray[numpy.float32], grad_initial: numpy.typing.NDArray[numpy.float32] | None = None, want_decay: bool = False, want_threshold: bool = False) -> tuple[float, float]:
     """
     Gradients of the currents and, where asked, of the initial membrane; returns the
-    gradients of decay and threshold, 0.0 where not wanted.
+    gradients of decay and threshold, 0.0 where not wanted. With a pool, grad_spikes are the
+    gradients at the averages of its windows.
     """
 def soma_forward(options: SomaOptions, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, features: typing.SupportsInt | typing.SupportsIndex, currents: numpy.typing.NDArray[numpy.float32], initial: numpy.typing.NDArray[numpy.float32] | None, spikes: numpy.typing.NDArray[numpy.int64], mask: numpy.typing.NDArray[numpy.int64] | None, membrane: numpy.typing.NDArray[numpy.float32] | None, last: numpy.typing.NDArray[numpy.float32] | None) -> None:
     """

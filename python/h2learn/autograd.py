@@ -362,7 +362,8 @@ class _Soma(torch.autograd.Function):
     detached, or a learned decay. With a learned decay that also scales the input, the currents
     too. Given their `source` to `recompute` them from, it saves its operands, which the synapse
     saves as well, in place of membrane and currents, and computes these again in the backward
-    pass. Where the source is `deferred`, `currents` hold no numbers.
+    pass. Where the source is `deferred`, `currents` hold no numbers. With a `pool` the averages of
+    its windows come out in place of the spikes, and the gradient at the spikes is never stored.
     """
 
     @staticmethod
@@ -385,6 +386,7 @@ class _Soma(torch.autograd.Function):
         keep_last: bool,
         source: _Source | None,
         recompute: bool,
+        pool: list[int] | None,
     ) -> tuple[SpikeTensor, Tensor]:
         # currents [T, B, F] and initial [B, F], channels-last; spikes [T, B, *features] or, with
         # lead 1, [B, *features].
@@ -392,7 +394,7 @@ class _Soma(torch.autograd.Function):
         want_decay = ctx.needs_input_grad[2]
         needs_membrane = surrogate != "rect" or (reset == "hard" and not detach_reset)
         ctx.options = (inclusive, reset, detach_reset, decay_input, surrogate, width, scale)
-        ctx.lead, ctx.count = lead, currents.shape[2]
+        ctx.lead, ctx.count, ctx.pool = lead, currents.shape[2], pool
         keep_mask = want_grad and compact
         keep_membrane = want_grad and (needs_membrane or want_decay)
         recompute = recompute and keep_membrane  # else there is nothing to compute again
@@ -439,18 +441,21 @@ class _Soma(torch.autograd.Function):
             )
         if not keep_last:
             ctx.mark_non_differentiable(last)
-        return spikes, last
+        return spikes if pool is None else _averages(spikes, pool), last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> Any:
         words, mask, membrane, currents, initial, decay, threshold, *operands = ctx.saved_tensors
         steps, batch = words.shape[:2]
+        pool = ctx.pool
         if grad_spikes is None:
             rows = torch.zeros(steps, batch, ctx.count, dtype=torch.float32)
+            pool = None
         else:
             grad_spikes = as_float32(grad_spikes, "gradient at the spikes")
-            rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, ctx.count)
+            count = ctx.count if pool is None else pool[0] * math.prod(ops.pool_out_size(pool))
+            rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, count)
         if grad_last is not None:
             grad_last = as_float32(grad_last, "gradient at the membrane").contiguous()
         want_initial, want_decay, want_threshold = ctx.needs_input_grad[1:4]
@@ -463,7 +468,7 @@ class _Soma(torch.autograd.Function):
             ops.integrate_in_place(membrane, initial, decay, threshold, *ctx.options)
         grad_currents, grad_initial, scalars = ops.soma_backward(
             rows, grad_last, words, mask, membrane, currents, initial, decay, threshold,
-            *ctx.options, want_initial, want_decay, want_threshold,
+            *ctx.options, want_initial, want_decay, want_threshold, pool,
         )  # fmt: skip
         if recording.listening():
             recording.record(recording.SomaBackward(getattr(ctx, "owner", None), grad_currents))
@@ -472,7 +477,7 @@ class _Soma(torch.autograd.Function):
             grad_initial if want_initial else None,
             scalars[0].view(decay.shape) if want_decay else None,
             scalars[1].view(threshold.shape) if want_threshold else None,
-            *(None,) * 13,
+            *(None,) * 14,
         )
 
 
@@ -490,6 +495,7 @@ def soma(
     decay_input: bool = False,
     keep_last: bool = False,
     recompute: bool = False,
+    pool: list[int] | None = None,
 ) -> tuple[SpikeTensor, Tensor | None]:
     """Spikes of a layer of neurons, and the membrane after the last step.
 
@@ -508,6 +514,8 @@ def soma(
         recompute: where `currents` are, unchanged, what `synapse` returned last in this thread,
             and hold more than one timestep, keep nothing that can be computed again from that
             layer's inputs.
+        pool: channels, height, width, kernel (2) and stride (2) of an average pooling behind the
+            neurons: its averages come back in place of the spikes, as `average_pool` makes them.
 
     Raises:
         ValueError: an option out of its range, or currents that are not finite.
@@ -529,7 +537,7 @@ def soma(
         None if initial is None else channels_last(as_float32(initial, "initial"), 1),
         decay, threshold, features, lead, inclusive, reset, detach_reset, decay_input,
         surrogate.name, surrogate.compact, surrogate.width, surrogate.scale, keep_last, source,
-        recompute,
+        recompute, pool,
     )  # fmt: skip
     return spikes, channels_first(last, (batch,), features) if keep_last else None
 
@@ -544,8 +552,7 @@ class _AveragePool(torch.autograd.Function):
     def forward(ctx: Any, spikes: SpikeTensor, shape: list[int]) -> SpikeTensor:
         ctx.shape = shape
         ctx.lead, ctx.features = spikes.lead, spikes.features
-        counts = ops.count_pool(spikes.rows()[0], shape)
-        return _pooled(spikes, counts, spikes.scale / (shape[3] * shape[4]), shape)
+        return _averages(spikes, shape)
 
     @staticmethod
     @once_differentiable
@@ -573,6 +580,11 @@ class _MaxPool(torch.autograd.Function):
         rows = channels_last(as_float32(grad, "gradient"), len(ctx.lead))
         flat = ops.max_pool_backward(spikes.rows()[0], rows, ctx.shape)
         return channels_first(flat, ctx.lead, ctx.features), None
+
+
+def _averages(spikes: SpikeTensor, shape: list[int]) -> SpikeTensor:
+    counts = ops.count_pool(spikes.rows()[0], shape)
+    return _pooled(spikes, counts, spikes.scale / (shape[3] * shape[4]), shape)
 
 
 def _pooled(spikes: SpikeTensor, words: Tensor, scale: float, shape: list[int]) -> SpikeTensor:

@@ -458,8 +458,16 @@ def _soma_backward_fake(
     want_initial: bool,
     want_decay: bool,
     want_threshold: bool,
+    pool: list[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _soma_gradients(torch.empty, grad_spikes.shape, want_initial)
+    return _soma_gradients(torch.empty, _before_pooling(grad_spikes, pool), want_initial)
+
+
+def _before_pooling(gradients: Tensor, pool: Sequence[int] | None) -> tuple[int, ...]:
+    """Shape [T, B, F] of the gradients at the spikes."""
+    if pool is None:
+        return tuple(gradients.shape)
+    return *gradients.shape[:2], math.prod(pool[:3])
 
 
 def _soma_gradients(
@@ -476,8 +484,8 @@ def _soma_gradients(
 @_operator(
     "soma_backward(Tensor grad_spikes, Tensor? grad_last, Tensor spikes, Tensor? mask, "
     "Tensor? membrane, Tensor? currents, Tensor? initial, Tensor decay, Tensor threshold, "
-    f"{_SOMA_SCHEMA}, bool want_initial, bool want_decay, bool want_threshold) "
-    "-> (Tensor, Tensor, Tensor)",
+    f"{_SOMA_SCHEMA}, bool want_initial, bool want_decay, bool want_threshold, "
+    "int[]? pool=None) -> (Tensor, Tensor, Tensor)",
     _soma_backward_fake,
 )
 def soma_backward(
@@ -500,19 +508,24 @@ def soma_backward(
     want_initial: bool,
     want_decay: bool,
     want_threshold: bool,
+    pool: list[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients at the currents [T, B, F], at h_0 [B, F] and (decay, threshold) [2]."""
+    """Gradients at the currents [T, B, F], at h_0 [B, F] and (decay, threshold) [2].
+
+    With the shape of a `pool`, `grad_spikes` [T, B, F_out] are those at its averages; the result is
+    that of `average_pool_backward` and then this, bit for bit.
+    """
     options = core_soma(
         decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
         width, scale,
     )  # fmt: skip
-    grad_currents, grad_initial, grad_scalars = _soma_gradients(
-        memory.empty, grad_spikes.shape, want_initial
-    )
+    shape = _before_pooling(grad_spikes, pool)
+    grad_currents, grad_initial, grad_scalars = _soma_gradients(memory.empty, shape, want_initial)
     grads = _core.soma_backward(
         options,
-        *grad_spikes.shape,
+        *shape,
         grad_spikes=_array(grad_spikes),
+        pool=None if pool is None else _core_pool(tuple(pool)),
         grad_last=_optional(grad_last),
         spikes=_array(spikes),
         mask=_optional(mask),

@@ -68,6 +68,8 @@ class SpikeTensor(Tensor):
     mask: Tensor | None
     features: tuple[int, ...]
     scale: float
+    lead: tuple[int, ...]
+    """Shape of the leading dimensions: (T, B), or (B,) for a single step."""
 
     @staticmethod
     def __new__(
@@ -104,6 +106,8 @@ class SpikeTensor(Tensor):
         tensor.mask = mask
         tensor.features = tuple(features)
         tensor.scale = float(scale)
+        # Not asked of torch each time, which would call __torch_function__.
+        tensor.lead = tuple(words.shape[1:-1])
         return tensor
 
     @classmethod
@@ -142,11 +146,6 @@ class SpikeTensor(Tensor):
         else:
             words = ops.pack(channels_last(dense, lead))
         return cls(words.view(1, *shape[:lead], words.shape[-1]), shape[lead:])
-
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """Shape of the leading dimensions: (T, B), or (B,) for a single step."""
-        return tuple(self.shape[: self.dim() - len(self.features)])
 
     @property
     def planes(self) -> int:

@@ -89,12 +89,14 @@ struct Saved {
   bool sums = true;
 };
 
-inline Gradients run_backward(const Layer& layer, const Activity& activity, Saved saved = {}) {
+inline Gradients run_backward(const Layer& layer, const Activity& activity, Saved saved = {},
+                              const PoolGeometry* pool = nullptr) {
   Gradients result;
   result.currents.assign(size(layer.values()), -7.0F);
   result.initial.assign(size(layer.states()), -7.0F);
   SomaGradients g;
   g.grad_spikes = layer.grad_spikes.data();
+  g.pool = pool;
   g.grad_last = or_null(layer.grad_last);
   g.spikes = activity.spikes.data();
   if (saved.mask && layer.compact()) g.mask = activity.mask.data();

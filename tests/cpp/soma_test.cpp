@@ -82,6 +82,50 @@ TEST(Soma, ManyNeuronsAreTheSameOnEveryTargetAndNumberOfThreads) {
   }
 }
 
+TEST(Soma, BehindPoolingEqualsPoolingsBackwardPassAndThen) {
+  const PoolGeometry pools[] = {
+      {1, 5, 4, 2, 2, 2, 2},     // a line of inputs that no window holds
+      {3, 6, 7, 2, 3, 1, 2},     // windows that overlap
+      {16, 9, 8, 2, 2, 2, 2},    // several positions a block, more than a chunk
+      {70, 3, 4, 3, 3, 1, 1},    // blocks across positions; nine, which is no power of two
+      {7, 13, 12, 2, 1, 3, 2},   // inputs between windows
+      {130, 4, 4, 4, 4, 4, 4},   // one window
+      {1, 1, 2100, 1, 3, 1, 3},  // a position a neuron, in more than two chunks
+      {1500, 2, 2, 2, 2, 2, 2},  // more channels than a chunk
+  };
+  unsigned seed = 0;
+  for (const SomaOptions& options : all_options()) {
+    if (options.inclusive || options.decay_input) continue;
+    SCOPED_TRACE(describe(options));
+    for (const PoolGeometry& pool : pools) {
+      SCOPED_TRACE(testing::Message() << pool.in_features() << " inputs");
+      ++seed;
+      Layer layer = random_layer(options, {3, 2, pool.in_features()}, seed % 2 == 1, seed);
+      const Activity activity = run_forward(layer);
+      const Floats averages = random_floats(6 * pool.out_features(), -1.0F, 1.0F, seed + 9);
+      average_pool_backward(pool, averages.data(), 6, layer.grad_spikes.data());
+      const Saved savings[] = {{}, {true, true, false}};
+      for (const Saved& saved : savings) {
+        const Gradients expected = run_backward(layer, activity, saved);
+        Layer pooled = layer;
+        pooled.grad_spikes = averages;
+        expect_same_everywhere([&] { return run_backward(pooled, activity, saved, &pool); });
+        on_each_target(
+            [&] { EXPECT_TRUE(run_backward(pooled, activity, saved, &pool) == expected); });
+      }
+    }
+  }
+}
+
+TEST(Soma, PoolingOfOtherNeuronsIsRefused) {
+  const Layer layer = random_layer({}, {2, 1, 36}, false, 1);
+  const Activity activity = run_forward(layer);
+  PoolGeometry pool{4, 3, 2, 2, 2, 2, 2};
+  expect_refused([&] { run_backward(layer, activity, {}, &pool); }, {"pool", "36", "24"});
+  pool = {4, 3, 3, 4, 2, 2, 2};
+  expect_refused([&] { run_backward(layer, activity, {}, &pool); }, {"kernel_height", "3", "4"});
+}
+
 TEST(Soma, SilentAndSaturatedLayers) {
   for (float current : {-1.0F, 0.0F, 5.0F}) {
     for (const SomaOptions& options : all_options()) {

@@ -75,7 +75,7 @@ def results(model: nn.Sequential, inputs: Tensor, calls: int = 1) -> list[Tensor
         weights = torch.linspace(-1, 2, output.numel()).view(output.shape)
         total = total + (output * weights).square().sum()
         outputs.append(output.detach())
-    neurons = model[-1]
+    neurons = [module for module in model if isinstance(module, nn.LIF)][-1]
     if neurons.membrane is not None:
         total = total + neurons.membrane.square().sum()
         outputs.append(neurons.membrane.detach())
@@ -251,6 +251,98 @@ def test_a_normalisation_is_fused_only_where_it_scales():
         with pytest.raises(ValueError, match="4 channels"):
             wide(images("spikes"))
         assert not nn.Sequential(model[0], model[1].double(), model[2]).eval().fused()
+
+
+# Pooling behind the neurons.
+
+BEFORE = {
+    "conv": lambda: [nn.Conv2d(2, 5, 3, padding=1)],
+    "nothing": lambda: [],
+    "normalised": lambda: [nn.Conv2d(2, 66, 3, padding=1), nn.BatchNorm(66)],
+}
+
+
+@settings(max_examples=150)
+@given(
+    before=st.sampled_from(sorted(BEFORE)),
+    kind=st.sampled_from(KINDS),
+    samples=st.integers(0, 4),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.none() | st.tuples(st.integers(1, 3), st.integers(1, 5)),
+    surrogate=st.sampled_from([Rect(0.4), Triangle(0.7), ATan()]),
+    membrane=st.sampled_from(["store", "recompute"]),
+    flags=st.fixed_dictionaries(
+        {name: st.booleans() for name in ("detach_reset", "learn_decay", "decay_input", "stateful")}
+    ),
+    training=st.booleans(),
+    target=st.sampled_from(_core.available_targets()),
+)
+def test_the_same_bits_pooled(
+    before, kind, samples, window, stride, surrogate, membrane, flags, training, target
+):
+    _core.set_target(target)
+    torch.manual_seed(1)
+    neurons = nn.LIF(0.7, 0.3, surrogate=surrogate, membrane=membrane, **flags)
+    model = nn.Sequential(*BEFORE[before](), neurons, nn.AvgPool2d(window, stride))
+    inputs = images(kind, T, samples or 1 if before == "normalised" else samples)
+    runs = [results(part.train(training), inputs, calls=2) for part in both(model)]
+    assert_same(*runs)
+
+
+def test_the_same_bits_pooled_one_step_a_call():
+    model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.LIF(0.7, 0.3), nn.AvgPool2d(2))
+    nn.set_step_mode(model, "s")
+    inputs = images("spikes")
+    runs = []
+    for part in both(model):
+        nn.reset(part)
+        outputs = [part(inputs[t]) for t in range(T)]
+        sum(output.square().sum() for output in outputs).backward()
+        runs.append([*[o.detach() for o in outputs], *[p.grad for p in part.parameters()]])
+    assert_same(*runs)
+
+
+def test_what_pooling_runs_together_with():
+    layers = nn.Conv2d(2, 5, 3), nn.BatchNorm(5), nn.LIF(), nn.AvgPool2d(2)
+    assert nn.Sequential(layers[0], *layers[2:]).fused() == [("0", "1", "2")]
+    normalised = nn.Sequential(*layers)
+    assert normalised.fused() == [("2", "3")]
+    with torch.no_grad():
+        assert normalised.eval().fused() == [("0", "1", "2", "3")]
+    for hook in HOOKS:
+        pair = copy.deepcopy((layers[0], *layers[2:]))
+        assert watched(nn.Sequential(*copy.deepcopy(pair)), hook, 2).fused() == [("0", "1")]
+        assert watched(nn.Sequential(*copy.deepcopy(pair)), hook, 0).fused() == [("1", "2")]
+        assert not watched(nn.Sequential(*copy.deepcopy(pair)), hook, 1).fused()
+    assert nn.Sequential(nn.Conv2d(2, 5, 3), nn.LIF(), nn.MaxPool2d(2)).fused() == [("0", "1")]
+    assert not nn.Sequential(nn.LIF(), nn.MaxPool2d(2)).fused()
+
+
+def test_windows_that_do_not_fit_are_refused_alike():
+    model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.LIF(), nn.AvgPool2d((6, 2)))
+    fused, apart = (message(lambda part=part: part(images("spikes"))) for part in both(model))
+    assert fused == apart
+    assert "kernel_size (6, 2) must fit" in fused
+
+
+def test_pooled_neurons_that_cannot_learn_are_told_of():
+    for part in both(nn.Sequential(nn.Conv2d(2, 5, 3), nn.LIF(threshold=1e6), nn.AvgPool2d(2))):
+        with pytest.warns(nn.ActivityWarning, match=r"shape \[5, 5, 4\] is dead"):
+            part(images("spikes"))
+
+
+def test_gradients_behind_pooling_are_not_stored_in_full():
+    torch.set_num_threads(1)
+    model = nn.Sequential(nn.LIF(detach_reset=True), nn.AvgPool2d(4))
+    currents = torch.randn(4, 32, 32, 32, 64).movedim(-1, 2).requires_grad_()
+    peaks = []
+    for part in both(model):
+        part(currents)  # checks activity
+        output = part(currents)
+        peaks.append(highest(lambda output=output: output.backward(torch.ones(output.shape))))
+    in_full = currents.numel() * 4
+    assert peaks[1] >= 2 * in_full
+    assert peaks[0] < 1.3 * in_full
 
 
 # Less memory.

@@ -27,14 +27,17 @@ def scalar(value: float) -> Tensor:
     return torch.tensor(value)
 
 
-def soma_backward(initial: bool, mask: bool, membrane: bool, currents: bool, wants: tuple) -> tuple:
+def soma_backward(
+    initial: bool, mask: bool, membrane: bool, currents: bool, wants: tuple, pool: bool = False
+) -> tuple:
     shape = (3, 2, 70)
+    windows = [5, 2, 7, 2, 2, 2, 2] if pool else None
     return (
-        torch.randn(shape), torch.randn(2, 70) if initial else None,
+        torch.randn(3, 2, 15 if pool else 70), torch.randn(2, 70) if initial else None,
         words(3, 2, features=70), words(3, 2, features=70) if mask else None,
         torch.rand(shape) if membrane else None, torch.rand(shape) if currents else None,
         torch.rand(2, 70) if initial else None, scalar(0.5), scalar(0.3),
-        False, "hard", False, currents, "triangle", 0.5, 1.0, *wants,
+        False, "hard", False, currents, "triangle", 0.5, 1.0, *wants, windows,
     )  # fmt: skip
 
 
@@ -131,6 +134,7 @@ EXAMPLES = {
     "soma_backward": [
         lambda: soma_backward(True, True, True, True, (True, True, True)),
         lambda: soma_backward(False, False, True, False, (False, False, False)),
+        lambda: soma_backward(False, True, True, False, (False, True, False), pool=True),
     ],
     "count_pool": [lambda: (words(ROWS, features=IN), POOL)],
     "max_pool": [lambda: (words(ROWS, features=IN), POOL)],

@@ -23,6 +23,8 @@
 
 #include <cstdint>
 
+#include "h2learn/pooling.hpp"
+
 namespace h2learn {
 
 enum class Reset { hard, soft };
@@ -76,9 +78,11 @@ void soma_forward(const SomaOptions& options, const SomaShape& shape, const floa
                   float* last);
 
 /// What the backward pass reads and writes; every pointer but grad_spikes, spikes and
-/// grad_currents may be null.
+/// grad_currents may be null. With `pool` the result is that of average_pool_backward() followed by
+/// this, bit for bit, and what the former makes is never stored.
 struct SomaGradients {
   const float* grad_spikes = nullptr;     ///< [T, B, F]; not read where mask is given and 0
+  const PoolGeometry* pool = nullptr;     ///< then grad_spikes are of its averages, [T, B, F_out]
   const float* grad_last = nullptr;       ///< [B, F]
   const std::uint64_t* spikes = nullptr;  ///< [T, B, W]
   const std::uint64_t* mask = nullptr;    ///< [T, B, W]; needed when membrane is null

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "kernels/average_windows.hpp"
 #include "kernels/bit_run.hpp"
 #include "kernels/lane_mask.hpp"
 
@@ -147,58 +148,19 @@ void max_pool(const PoolGeometry& geometry, const PackedView& spikes, std::uint6
   }
 }
 
-/// The windows along one axis that hold one input: first to last, none when last < first.
-struct Holders {
-  std::int64_t first;
-  std::int64_t last;
-
-  H2LEARN_INLINE Holders(std::int64_t input, std::int64_t kernel, std::int64_t stride,
-                         std::int64_t outputs)
-      : first(input < kernel ? 0 : (input - kernel) / stride + 1),
-        last(smaller(input / stride, outputs - 1)) {}
-};
-
-/// What a window's gradient is divided by; where that is a power of two, the product with the
-/// reciprocal is the same float and cheaper.
-struct Divisor {
-  Floats size;
-  Floats reciprocal;
-  bool exact;
-
-  explicit Divisor(std::int64_t taps)
-      : size(broadcast(static_cast<float>(taps))),
-        reciprocal(broadcast(1.0F / static_cast<float>(taps))),
-        exact((taps & (taps - 1)) == 0) {}
-
-  H2LEARN_INLINE Floats share(Floats gradient) const {
-    return exact ? gradient * reciprocal : gradient / size;
-  }
-};
-
 void average_pool_backward(const PoolGeometry& geometry, const float* grad_outputs,
                            std::int64_t rows, float* grad_inputs) {
   const Sizes sizes(geometry);
-  const Divisor divisor(geometry.kernel_height * geometry.kernel_width);
+  const AverageWindows windows(geometry);
   const std::int64_t lines = rows * geometry.in_height;
 #pragma omp parallel for schedule(static) if (rows * sizes.in_features >= parallel_from)
   for (std::int64_t line = 0; line < lines; ++line) {
     const float* const from = grad_outputs + line / geometry.in_height * sizes.out_features;
     float* const to = grad_inputs + line * sizes.in_width * sizes.channels;
-    const Holders vertical(line % geometry.in_height, geometry.kernel_height,
-                           geometry.stride_height, sizes.out_height);
+    const Holders vertical = windows.of_row(line % geometry.in_height);
     for (std::int64_t iw = 0; iw < sizes.in_width; ++iw) {
-      const Holders horizontal(iw, geometry.kernel_width, geometry.stride_width, sizes.out_width);
-      for (std::int64_t c = 0; c < sizes.channels; c += lanes) {
-        const std::int64_t left = sizes.channels - c;
-        Floats sum = {};
-        for (std::int64_t oh = vertical.first; oh <= vertical.last; ++oh) {
-          for (std::int64_t ow = horizontal.first; ow <= horizontal.last; ++ow) {
-            const std::int64_t output = (oh * sizes.out_width + ow) * sizes.channels + c;
-            sum += divisor.share(load_first(from + output, left));
-          }
-        }
-        store_first(to + iw * sizes.channels + c, sum, left);
-      }
+      windows.spread(vertical, windows.of_column(iw), from, 0, sizes.channels,
+                     to + iw * sizes.channels);
     }
   }
 }

@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "kernels/average_windows.hpp"
 #include "kernels/lane_mask.hpp"
 #include "kernels/streaming.hpp"
 
@@ -371,10 +372,80 @@ H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
   return bits;
 }
 
+/// A chunk's gradients at the spikes, one timestep after the other: where they are, or from those
+/// behind average pooling, spread into a buffer that stays in the nearest cache.
+class AtSpikes {
+ public:
+  AtSpikes(const SomaPlan& plan, const SomaGradients& g, const Chunk& chunk)
+      : windows_(g.pool == nullptr ? PoolGeometry{} : *g.pool),
+        pooled_(g.pool != nullptr),
+        values_(g.grad_spikes) {
+    const std::int64_t neuron = chunk.first * block;
+    if (!pooled_) {
+      values_ += chunk.image * plan.shape.features + neuron;
+      step_ = plan.values_step;
+      return;
+    }
+    values_ += chunk.image * windows_.features();
+    step_ = plan.shape.batch * windows_.features();
+    find_pieces(*g.pool, neuron, plan.shape.features - neuron);
+  }
+
+  /// From the chunk's first neuron on.
+  H2LEARN_INLINE const float* at(std::int64_t t) {
+    const float* const values = values_ + t * step_;
+    return pooled_ ? spread(values) : values;
+  }
+
+ private:
+  static constexpr std::int64_t most = chunk_blocks * block;
+
+  /// Neighbouring channels of one position.
+  struct Piece {
+    Holders rows;
+    Holders columns;
+    std::int32_t channel;
+    std::int32_t count;
+  };
+
+  void find_pieces(const PoolGeometry& pool, std::int64_t neuron, std::int64_t left) {
+    left = left < most ? left : most;
+    std::int64_t position = neuron / pool.channels;
+    std::int64_t channel = neuron % pool.channels;
+    for (; left > 0; ++position, channel = 0) {
+      const std::int64_t channels = pool.channels - channel;
+      const std::int64_t count = channels < left ? channels : left;
+      pieces_[count_++] = {windows_.of_row(position / pool.in_width),
+                           windows_.of_column(position % pool.in_width),
+                           static_cast<std::int32_t>(channel), static_cast<std::int32_t>(count)};
+      left -= count;
+    }
+  }
+
+  [[gnu::noinline]] const float* spread(const float* gradients) noexcept {
+    float* to = buffer_;
+    for (std::int64_t i = 0; i < count_; ++i) {
+      const Piece& piece = pieces_[i];
+      windows_.spread(piece.rows, piece.columns, gradients, piece.channel, piece.count, to);
+      to += piece.count;
+    }
+    return buffer_;
+  }
+
+  AverageWindows windows_;
+  bool pooled_;
+  const float* values_;
+  std::int64_t step_;
+  std::int64_t count_ = 0;
+  Piece pieces_[most];
+  alignas(64) float buffer_[most];
+};
+
 /// One timestep of one block.
 template <Surrogate surrogate, Reset reset, bool attached>
 H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, const Place& place,
-                                  std::int64_t t, float* state, Terms* terms) {
+                                  std::int64_t t, const float* at_spikes, float* state,
+                                  Terms* terms) {
   // With the mask at hand, this is all that the membrane itself is needed for.
   const bool reads_membrane =
       surrogate != Surrogate::rect || g.mask == nullptr || (reset == Reset::hard && attached);
@@ -386,10 +457,10 @@ H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, 
   Window incoming;
   Window membranes;
   Window outgoing;
-  prefetch(g.grad_spikes, place.value(t - 1));
+  if (g.pool == nullptr) prefetch(g.grad_spikes, place.value(t - 1));
   if (!streaming) prefetch(g.grad_currents, place.value(t - 1));
   if (reads_membrane) prefetch(g.membrane, place.value(t - 1));
-  const float* const grad_spikes = incoming.read(g.grad_spikes + place.value(t), place.neurons);
+  const float* const grad_spikes = incoming.read(at_spikes, place.neurons);
   const float* u = nullptr;
   if (reads_membrane) u = membranes.read(g.membrane + place.value(t), place.neurons);
   float* const grad_currents = outgoing.target(g.grad_currents + place.value(t), place.neurons);
@@ -426,9 +497,9 @@ H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, 
 /// The same where more is to be done than to write the gradients of 64 currents.
 template <Surrogate surrogate, Reset reset, bool attached>
 [[gnu::noinline]] void backward_part(const SomaPlan& plan, const SomaGradients& g,
-                                     const Place& place, std::int64_t t, float* state,
-                                     Terms* terms) noexcept {
-  backward_step<surrogate, reset, attached>(plan, g, place, t, state, terms);
+                                     const Place& place, std::int64_t t, const float* at_spikes,
+                                     float* state, Terms* terms) noexcept {
+  backward_step<surrogate, reset, attached>(plan, g, place, t, at_spikes, state, terms);
 }
 
 template <Surrogate surrogate, Reset reset, bool attached>
@@ -441,19 +512,23 @@ void backward_chunk(const SomaPlan& plan, const SomaGradients& g, std::int64_t i
   Terms terms;
   Sums sums[chunk_blocks];
   for (std::int64_t i = 0; wants_sums && i < chunk.blocks; ++i) sums[i] = {};
+  AtSpikes at_spikes(plan, g, chunk);
   // As in the forward pass.
   const SomaPlan own_plan = plan;
   const SomaGradients own = g;
   const std::int64_t whole = wants_sums ? 0 : chunk.whole;
   for (std::int64_t t = own_plan.shape.steps - 1; t >= 0; --t) {
+    const float* const at = at_spikes.at(t);
     for (std::int64_t i = 0; i < whole; ++i) {
       const Place place = chunk.place(own_plan, i, block);
-      backward_step<surrogate, reset, attached>(own_plan, own, place, t, state.values[i], nullptr);
+      backward_step<surrogate, reset, attached>(own_plan, own, place, t, at + i * block,
+                                                state.values[i], nullptr);
     }
     for (std::int64_t i = whole; i < chunk.blocks; ++i) {
       const Place place = chunk.place(plan, i);
       Terms* const wanted = wants_sums ? &terms : nullptr;
-      backward_part<surrogate, reset, attached>(plan, g, place, t, state.values[i], wanted);
+      backward_part<surrogate, reset, attached>(plan, g, place, t, at + i * block, state.values[i],
+                                                wanted);
       if (wanted != nullptr) {
         add_to_sums(plan, g, place, t, decay_sums != nullptr, *wanted, sums[i]);
       }

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <vector>
 
 #include "h2learn/spikes.hpp"
+#include "reference/pooling.hpp"
 
 namespace h2learn::reference {
 namespace {
@@ -166,6 +168,16 @@ bool soma_forward(const SomaPlan& plan, const float* currents, const float* init
 
 void soma_backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
                    double* threshold_sums) {
+  if (g.pool != nullptr) {
+    const std::int64_t rows = plan.shape.steps * plan.shape.batch;
+    std::vector<float> at_spikes(static_cast<std::size_t>(rows * plan.shape.features));
+    reference::average_pool_backward(*g.pool, g.grad_spikes, rows, at_spikes.data());
+    SomaGradients unpooled = g;
+    unpooled.pool = nullptr;
+    unpooled.grad_spikes = at_spikes.data();
+    soma_backward(plan, unpooled, decay_sums, threshold_sums);
+    return;
+  }
   for (std::int64_t b = 0; b < plan.shape.batch; ++b) {
     for (std::int64_t w = 0; w < plan.words; ++w) {
       Sums block;

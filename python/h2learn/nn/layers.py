@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,12 +41,21 @@ class _Pool2d(nn.Module):
                 f"inputs must have shape [T, B, C, H, W] (or [B, C, H, W]), "
                 f"got {list(inputs.shape)}"
             )
-        if any(k > n for k, n in zip(self.kernel_size, inputs.shape[-2:], strict=True)):
+        if not self._fits(inputs.shape[-2:]):
             raise ValueError(
                 f"kernel_size {self.kernel_size} must fit the input's height and width "
                 f"{tuple(inputs.shape[-2:])}"
             )
         return isinstance(inputs, SpikeTensor) and inputs.planes == 1 and len(inputs.features) == 3
+
+    def windows(self, features: Sequence[int]) -> list[int] | None:
+        """Channels, height, width, kernel and stride; None where features [C, H, W] do not fit."""
+        if len(features) != 3 or not self._fits(features[1:]):
+            return None
+        return [*features, *self.kernel_size, *self.stride]
+
+    def _fits(self, size: Sequence[int]) -> bool:
+        return all(k <= n for k, n in zip(self.kernel_size, size, strict=True))
 
     def extra_repr(self) -> str:
         """What printing the module shows."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from h2learn import checks, ops, recording
-from h2learn.autograd import soma
+from h2learn.autograd import average_pool, soma
 from h2learn.spikes import SpikeTensor
 from h2learn.surrogate import Rect, Surrogate
 
@@ -147,6 +147,15 @@ class LIF(nn.Module):
 
     def forward(self, currents: Tensor) -> SpikeTensor:
         """Spikes of all steps of this call."""
+        return self.fire(currents)
+
+    def fire(self, currents: Tensor, pool: list[int] | None = None) -> SpikeTensor:
+        """The spikes, or their averages over the windows of a pooling right behind.
+
+        Args:
+            currents: as `forward` takes them.
+            pool: channels, height, width, kernel (2) and stride (2) of that pooling.
+        """
         lead = 2 if self._step_mode == "m" else 1
         _check_rank(currents, lead)
         keep = self.stateful or lead == 1
@@ -169,6 +178,12 @@ class LIF(nn.Module):
             "keep_last": keep,
             "recompute": self.membrane_mode == "recompute",
         }
+        # A layer that keeps its membrane may need more than one call to reach its threshold.
+        is_first = self.training and not (
+            keep or self._activity_checked or torch.compiler.is_compiling()
+        )
+        # The check is of the spikes themselves.
+        arguments["pool"] = None if is_first else pool
         if recording.listening():
             with recording.owned_by(self):
                 spikes, last = soma(currents, **arguments)
@@ -176,9 +191,10 @@ class LIF(nn.Module):
             spikes, last = soma(currents, **arguments)
         if keep:
             self.membrane = last
-        # A layer that keeps its membrane may need more than one call to reach its threshold.
-        if self.training and not (keep or self._activity_checked or torch.compiler.is_compiling()):
+        if is_first:
             self._check_activity(spikes)
+            if pool is not None:
+                return average_pool(spikes, (pool[3], pool[4]), (pool[5], pool[6]))
         return spikes
 
     def _check_activity(self, spikes: SpikeTensor) -> None:

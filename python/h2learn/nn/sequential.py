@@ -1,4 +1,4 @@
-"""Sequential: torch's, but synapses and the neurons right behind them run as one."""
+"""Sequential: torch's, but neurons run as one with what is right before and behind them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from h2learn import checks, numerics
-from h2learn.nn.layers import BatchNorm
+from h2learn.nn.layers import AvgPool2d, BatchNorm
 from h2learn.nn.neurons import LIF
 from h2learn.nn.synapses import Conv2d, Linear, lead_of, make_currents
 
@@ -22,12 +22,14 @@ class Sequential(nn.Sequential):
 
     A `Linear` or `Conv2d` and the neurons right behind it run as one: the currents of a few samples
     at a time are computed and go through the neurons, so that no tensor holds all currents. In
-    evaluation without gradients (`torch.no_grad`) there may be a `BatchNorm` between them. Spikes,
-    gradients and all that is recorded are the same bits either way.
+    evaluation without gradients (`torch.no_grad`) there may be a `BatchNorm` between them. So do
+    neurons and an `AvgPool2d` right behind them: the gradient at the spikes, which is several times
+    as large as that at the averages, is never stored. Spikes, gradients and all that is recorded
+    are the same bits either way.
 
-    They run one after the other, as in torch, wherever somebody could see the currents or make
-    others of them: when a module has hooks, a `forward` of its own or is compiled by itself; with
-    numerics="hardware"; and inside `torch.compile`.
+    They run one after the other, as in torch, wherever somebody could see what is between or make
+    something else of it: when a module has hooks, a `forward` of its own or is compiled by itself;
+    with numerics="hardware"; and inside `torch.compile`.
 
     Args:
         modules: as torch.nn.Sequential takes them.
@@ -48,12 +50,15 @@ class Sequential(nn.Sequential):
 
     def fused(self) -> list[tuple[str, ...]]:
         """Names of the modules that run as one, as hooks and modes are now."""
-        names = list(self._modules)
+        names, modules = list(self._modules), list(self._modules.values())
         groups = []
-        for index in range(len(names)):
-            layer = self._layer_at(list(self._modules.values()), index)
+        index = 0
+        while index < len(names):
+            layer = self._layer_at(modules, index)
+            count = 1 if layer is None else layer.modules
             if layer is not None:
-                groups.append(tuple(names[index : index + layer.modules]))
+                groups.append(tuple(names[index : index + count]))
+            index += count
         return groups
 
     def forward(self, inputs: Any) -> Any:
@@ -84,37 +89,52 @@ class Sequential(nn.Sequential):
         """The modules from `index` on that run as one; None if that one runs by itself."""
         if not self.fuse or torch.compiler.is_compiling() or numerics.active() is not None:
             return None
-        if not isinstance(modules[index], (Linear, Conv2d)) or _has_any_global_hook():
-            return None
-        synapses, *following = modules[index : index + 3]
-        norm = following.pop(0) if following and isinstance(following[0], BatchNorm) else None
-        neurons = following[0] if following else None
-        if not isinstance(synapses, (Linear, Conv2d)) or not isinstance(neurons, LIF):
-            return None
-        layer = _FusedLayer(synapses, norm, neurons)  # type: ignore[arg-type]
-        return layer if layer.is_possible() else None
+        layer = _FusedLayer.of(modules[index : index + 4])
+        possible = layer is not None and layer.is_possible() and not _has_any_global_hook()
+        return layer if possible else None
 
 
 class _FusedLayer(NamedTuple):
-    """Synapses and neurons that run as one."""
+    """Neurons that run as one with the synapses before them, a pooling behind them, or both."""
 
-    synapses: Linear | Conv2d
+    synapses: Linear | Conv2d | None
     norm: BatchNorm | None
     neurons: LIF
+    pool: AvgPool2d | None
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module | None]) -> _FusedLayer | None:
+        """What the first of these modules begins, if anything."""
+        rest = list(modules)
+
+        def take(*kinds: type[nn.Module]) -> Any:
+            return rest.pop(0) if rest and isinstance(rest[0], kinds) else None
+
+        synapses = take(Linear, Conv2d)
+        norm = None if synapses is None else take(BatchNorm)
+        neurons = take(LIF)
+        pool = take(AvgPool2d)
+        if pool is not None and not _is_unwatched(pool):
+            pool = None
+        if neurons is None or (synapses is None and pool is None):
+            return None
+        return cls(synapses, norm, neurons, pool)
 
     @property
     def modules(self) -> int:
         """Modules that it is made of."""
-        return 2 if self.norm is None else 3
+        return sum(module is not None for module in self)
 
     def is_possible(self) -> bool:
-        """Whether nobody sees the currents and all that happens to them is a scaling."""
-        watched = (self.synapses, self.neurons) if self.norm is None else self
-        return all(map(_is_unwatched, watched)) and (self.norm is None or self._only_scales())
+        """Whether nobody sees what is between and all that happens to currents is a scaling."""
+        return all(module is None or _is_unwatched(module) for module in self) and (
+            self.norm is None or self._only_scales()
+        )
 
     def _only_scales(self) -> bool:
         norm, synapses = self.norm, self.synapses
         assert norm is not None  # noqa: S101
+        assert synapses is not None  # noqa: S101
         outputs = synapses.out_features if isinstance(synapses, Linear) else synapses.out_channels
         values = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         return (
@@ -124,19 +144,33 @@ class _FusedLayer(NamedTuple):
             and all(value is None or value.dtype == torch.float32 for value in values)
         )
 
+    @property
+    def lead(self) -> int:
+        """Dimensions that the neurons take for T and B."""
+        return 2 if self.neurons.step_mode == "m" else 1
+
     def takes(self, inputs: Any) -> bool:
         """Whether synapses and neurons understand the same dimensions as T and B."""
-        lead = 2 if self.neurons.step_mode == "m" else 1
-        return isinstance(inputs, Tensor) and lead_of(self.synapses, inputs) == lead
+        if not isinstance(inputs, Tensor):
+            return False
+        return self.synapses is None or lead_of(self.synapses, inputs) == self.lead
 
     def run(self, inputs: Tensor) -> Tensor:
-        """The neurons' spikes."""
-        scaling = None if self.norm is None else self.norm.scaling()
-        currents = make_currents(self.synapses, inputs, deferred=True, scaling=scaling)
-        return self.neurons(currents)  # type: ignore[no-any-return]
+        """The neurons' spikes, or what the pooling makes of them."""
+        if self.synapses is not None:
+            scaling = None if self.norm is None else self.norm.scaling()
+            inputs = make_currents(self.synapses, inputs, deferred=True, scaling=scaling)
+        if self.pool is None:
+            return self.neurons(inputs)  # type: ignore[no-any-return]
+        windows = self.pool.windows(inputs.shape[self.lead :])
+        if windows is None:
+            return self.pool(self.neurons(inputs))  # type: ignore[no-any-return]
+        return self.neurons.fire(inputs, windows)
 
 
-_FORWARDS = (Linear.forward, Conv2d.forward, BatchNorm.forward, LIF.forward)
+_FORWARDS = (
+    Linear.forward, Conv2d.forward, BatchNorm.forward, LIF.forward, AvgPool2d.forward
+)  # fmt: skip
 
 
 def _is_unwatched(module: Any) -> bool:
