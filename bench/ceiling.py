@@ -79,7 +79,7 @@ class Ceiling:
     def product_ms(
         self, macs: float, nonzero: float, needed: float = 1.0, digit_products: int = 0
     ) -> float:
-        """The least time in which one of h2learn's kernels could make a product of synapses.
+        """The least time in which `dense`, `event`, `sampled` or `digits` could make a product.
 
         `dense` multiplies all terms, `sampled` those of the results that are needed; `event` adds
         a vector, read from the first-level cache, for each term that is not zero; `digits`

@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,11 @@ class Case:
         return 2.0 * self.images * math.prod(ops.out_size(self.shape)) * self.weights
 
     @property
+    def macs(self) -> float:
+        """Multiply-adds of the dense (or grouped) product, without those of padding."""
+        return float(self.images * multiply_adds(self.shape))
+
+    @property
     def weights(self) -> int:
         """Elements of the weight."""
         return math.prod(self.weight_shape)
@@ -106,6 +111,23 @@ class NeuronCase:
     batch: int
     features: int
     from_memory: bool = False
+
+
+def multiply_adds(shape: Sequence[int]) -> int:
+    """Of one image: pairs of an output and an input that it reads, padding left out."""
+    channels, height, width, outputs, kh, kw, sh, sw, ph, pw, dh, dw, groups = shape
+    out_height, out_width = ops.out_size(shape)
+    rows = _taps_inside(out_height, height, kh, sh, ph, dh)
+    columns = _taps_inside(out_width, width, kw, sw, pw, dw)
+    return rows * columns * outputs * channels // groups
+
+
+def _taps_inside(outputs: int, size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    return sum(
+        0 <= out * stride - pad + tap * dilation < size
+        for out in range(outputs)
+        for tap in range(kernel)
+    )
 
 
 @dataclass
@@ -421,7 +443,7 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         ready = functools.partial(torch.mm, matrix, right)
         made = functools.partial(_mm_of_csr_made, dense, weight.flatten(1))
         for name, run in (("torch-csr", ready), ("torch-csr-made", made)):
-            sparse = way(name, run, rate, read, 4)
+            sparse = way(name, run, rate, dense.nbytes + right.nbytes if run is made else read, 4)
             sparse.rate = rate
             yield sparse
 

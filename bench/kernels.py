@@ -197,6 +197,7 @@ def measure_job(job: Job, target: str, rounds: int) -> list[Row]:
             "quartiles_ms": timings[str(i)].quartiles_ms,
             "error": errors[i],
             "flops": flops_of(VARIANTS[BASE] if way.name == BASE_WAY else case),
+            "macs": case.macs if isinstance(case, Case) else 0.0,
             "read_bytes": way.read_bytes,
             "written_bytes": way.written_bytes,
             "nonzero": way.nonzero,
@@ -270,8 +271,8 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
     arithmetic and memory allow for the dense product and h2learn's data: skipping zeros can beat
     it. `ceiling-int8x3` is the same with each weight as three bytes, where the instruction set
     multiplies bytes. Of neurons, `ceiling` stands beside `h2learn-in-place`. `most_ratio` is the
-    rival's time over the least in which one of h2learn's kernels could do the work at the machine's
-    rates, zeros skipped: no tuning reaches it.
+    rival's time over the least of `Ceiling.product_ms`, zeros skipped: no kernel of those kinds
+    reaches it.
     """
     rows: list[Row] = []
     for ours in measured:
@@ -333,7 +334,7 @@ def _least_ms(ours: Row, roof: Ceiling) -> float | None:
     product = "forward" if ours["kernel"] == "conv_neuron" else ours["kernel"]
     with_digits = ours["way"] in ("h2learn-digits", "h2learn-fastest")
     digits = DIGIT_PRODUCTS[product] if with_digits else 0
-    return roof.product_ms(ours["flops"] / 2, ours["nonzero"], ours["needed"], digits)
+    return roof.product_ms(ours["macs"], ours["nonzero"], ours["needed"], digits)
 
 
 def _limit(ms: float) -> Row:

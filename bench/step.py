@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import statistics
 import sys
@@ -37,6 +38,7 @@ from ceiling import DIGIT_PRODUCTS, Ceiling, NoCeilingError, highest, measure_ce
 from contestants import CONTESTANTS, DETACHED, NeuronOptions, reference
 from h2learn import _core, memory, ops
 from h2learn.kernels import KERNELS
+from kernel_cases import multiply_adds
 from kernel_tables import Table, show
 from problems import WORKLOADS, Problem, make_problem
 from rich.console import Console
@@ -55,7 +57,7 @@ SYNAPSES = {
 }
 OTHERS = {
     "soma_forward": "neurons",
-    "soma_backward": "neurons, backward",
+    "soma_backward": "neurons (and pooling), backward",
     "count_pool": "pooling",
     "max_pool": "pooling",
     "average_pool_backward": "pooling, backward",
@@ -119,23 +121,6 @@ def work_of(name: str, arguments: Sequence[Any]) -> Work:
     digit_products = DIGIT_PRODUCTS[WITH_BYTES[name]] if name in WITH_BYTES else 0
     macs = images * multiply_adds(shape)
     return Work(_layer(shape), macs, nonzero, needed, digit_products)
-
-
-def multiply_adds(shape: Sequence[int]) -> int:
-    """Of one image: pairs of an output and an input that it reads, padding left out."""
-    channels, height, width, outputs, kh, kw, sh, sw, ph, pw, dh, dw, groups = shape
-    out_height, out_width = ops.out_size(shape)
-    rows = _taps_inside(out_height, height, kh, sh, ph, dh)
-    columns = _taps_inside(out_width, width, kw, sw, pw, dw)
-    return rows * columns * outputs * channels // groups
-
-
-def _taps_inside(outputs: int, size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    return sum(
-        0 <= out * stride - pad + tap * dilation < size
-        for out in range(outputs)
-        for tap in range(kernel)
-    )
 
 
 def _any_plane(words: Tensor) -> Tensor:
@@ -205,9 +190,9 @@ def watched(calls: list[Call]) -> Iterator[Callable[[], None]]:
 def measure_calls(
     problem: Problem, surrogate: str, steps: int, neurons: NeuronOptions = DETACHED
 ) -> tuple[list[Call], float, int]:
-    """The operators of `steps` steps, each with its times, and the milliseconds of a whole step.
+    """The operators of `steps` steps with their times, milliseconds of a step, and highest memory.
 
-    Third, the most bytes of large tensors that h2learn held at once.
+    That is the most bytes of large tensors that h2learn held at once.
 
     Two steps before them are not counted. In the very first, layers look at their activity and run
     other operators than ever after.
@@ -215,6 +200,7 @@ def measure_calls(
     parameters = [nn.Parameter(w) for w in problem.weights]
     ours = CONTESTANTS["h2learn"](problem, parameters, surrogate, neurons)
     ours.step(problem.inputs, problem.labels)
+    gc.collect()
     memory.release()
     calls: list[Call] = []
     whole = []

@@ -78,7 +78,7 @@ std::tuple<double, double> backward(
   double decay = 0.0;
   double threshold = 0.0;
   SomaGradients g;
-  if (pool) pool->validate();
+  if (pool) require_pool(*pool, sizes.shape);
   const std::int64_t averages = pool ? steps * batch * pool->out_features() : 0;
   g.grad_spikes = read("grad_spikes", grad_spikes, pool ? averages : sizes.values);
   g.pool = pool ? &*pool : nullptr;

@@ -162,6 +162,15 @@ void soma_forward(const SomaOptions& options, const SomaShape& shape, const floa
   if (initial != nullptr) require_finite_values("initial", initial, states);
 }
 
+void require_pool(const PoolGeometry& pool, const SomaShape& shape) {
+  pool.validate();
+  if (pool.in_features() != shape.features) {
+    throw std::invalid_argument("pool must have in_height * in_width * channels = features = " +
+                                std::to_string(shape.features) + ", got " +
+                                std::to_string(pool.in_features()));
+  }
+}
+
 void soma_backward(const SomaOptions& options, const SomaShape& shape, const SomaGradients& g) {
   options.validate();
   validate(shape);
@@ -169,14 +178,7 @@ void soma_backward(const SomaOptions& options, const SomaShape& shape, const Som
     throw std::invalid_argument(
         "mask must be null with the atan and sigmoid surrogates: they are zero nowhere");
   }
-  if (g.pool != nullptr) {
-    g.pool->validate();
-    if (g.pool->in_features() != shape.features) {
-      throw std::invalid_argument("pool must have in_height * in_width * channels = features = " +
-                                  std::to_string(shape.features) + ", got " +
-                                  std::to_string(g.pool->in_features()));
-    }
-  }
+  if (g.pool != nullptr) require_pool(*g.pool, shape);
   if (g.grad_decay != nullptr) *g.grad_decay = 0.0;
   if (g.grad_threshold != nullptr) *g.grad_threshold = 0.0;
   if (shape.batch * shape.features == 0) return;

@@ -453,7 +453,7 @@ class _Soma(torch.autograd.Function):
             rows = torch.zeros(steps, batch, ctx.count, dtype=torch.float32)
             pool = None
         else:
-            grad_spikes = as_float32(grad_spikes, "gradient at the spikes")
+            grad_spikes = as_float32(grad_spikes, "gradient at the spikes or their averages")
             count = ctx.count if pool is None else pool[0] * math.prod(ops.pool_out_size(pool))
             rows = channels_last(grad_spikes, ctx.lead).view(steps, batch, count)
         if grad_last is not None:

@@ -519,13 +519,14 @@ def soma_backward(
         decay.item(), threshold.item(), inclusive, reset, detach_reset, decay_input, surrogate,
         width, scale,
     )  # fmt: skip
+    windows = None if pool is None else _core_pool(tuple(pool))  # checked before its sizes are used
     shape = _before_pooling(grad_spikes, pool)
     grad_currents, grad_initial, grad_scalars = _soma_gradients(memory.empty, shape, want_initial)
     grads = _core.soma_backward(
         options,
         *shape,
         grad_spikes=_array(grad_spikes),
-        pool=None if pool is None else _core_pool(tuple(pool)),
+        pool=windows,
         grad_last=_optional(grad_last),
         spikes=_array(spikes),
         mask=_optional(mask),

@@ -117,6 +117,25 @@ TEST(Soma, BehindPoolingEqualsPoolingsBackwardPassAndThen) {
   }
 }
 
+TEST(Soma, BehindPoolingManyNeuronsAreTheSameOnAnyNumberOfThreads) {
+  const PoolGeometry pool{16, 31, 33, 2, 2, 2, 2};
+  for (std::int64_t steps : {1, 3}) {
+    SomaOptions options;
+    options.decay_input = true;
+    const std::int64_t batch = 15 / steps;
+    Layer layer = random_layer(options, {steps, batch, pool.in_features()}, true, 3);
+    ASSERT_GT(layer.values(), 3 << 16);  // so many that threads share them
+    const Activity activity = run_forward(layer);
+    const std::int64_t rows = steps * batch;
+    const Floats averages = random_floats(rows * pool.out_features(), -1.0F, 1.0F, 4);
+    average_pool_backward(pool, averages.data(), rows, layer.grad_spikes.data());
+    const Gradients expected = run_backward(layer, activity);
+    layer.grad_spikes = averages;
+    expect_same_everywhere([&] { return run_backward(layer, activity, {}, &pool); });
+    EXPECT_TRUE(run_backward(layer, activity, {}, &pool) == expected);
+  }
+}
+
 TEST(Soma, PoolingOfOtherNeuronsIsRefused) {
   const Layer layer = random_layer({}, {2, 1, 36}, false, 1);
   const Activity activity = run_forward(layer);

@@ -285,6 +285,10 @@ def words(*shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=LONG)
 
 
+PAIRS = [1, 1, 5, 1, 2, 1, 2]
+"""A pooling of five neurons in two pairs."""
+
+
 def packed(bits=(1, 2, 2), scale=1.0, weight=WEIGHT, bias=None, shape=CONV, kernel="auto"):
     return torch.ops.h2learn.forward_packed(words(*bits), scale, weight, bias, shape, kernel)
 
@@ -294,10 +298,12 @@ def soma(currents=(2, 3, 5), initial=None, options=SOMA):
     return torch.ops.h2learn.soma_forward(x, initial, HALF, HALF, *options, *KEEP)
 
 
-def soma_backward(grad=(2, 3, 5), spikes_shape=(2, 3, 1), mask=(2, 3, 1), membrane=(2, 3, 5)):
+def soma_backward(
+    grad=(2, 3, 5), spikes_shape=(2, 3, 1), mask=(2, 3, 1), membrane=(2, 3, 5), pool=None
+):
     return torch.ops.h2learn.soma_backward(
         zeros(*grad), None, words(*spikes_shape), words(*mask), zeros(*membrane), None, None,
-        HALF, HALF, *SOMA, False, False, False,
+        HALF, HALF, *SOMA, False, False, False, pool,
     )  # fmt: skip
 
 
@@ -338,6 +344,15 @@ DIRECT = {
     "soma backward short spikes": lambda _: soma_backward(spikes_shape=(2, 2, 1)),
     "soma backward short mask": lambda _: soma_backward(mask=(1, 3, 1)),
     "soma backward short membrane": lambda _: soma_backward(membrane=(2, 3, 4)),
+    "soma backward pool short gradient": lambda _: soma_backward((2, 3, 1), pool=PAIRS),
+    "soma backward pool no geometry": lambda _: soma_backward((2, 3, 2), pool=PAIRS[:5]),
+    "soma backward pool other neurons": lambda _: soma_backward(
+        (2, 3, 3), pool=[1, 1, 6, *PAIRS[3:]]
+    ),
+    "soma backward pool large window": lambda _: soma_backward(
+        (2, 3, 2), pool=[1, 1, 5, 2, 2, 1, 2]
+    ),
+    "soma backward pool negative": lambda _: soma_backward((2, 3, 2), pool=[-1, -1, 5, 1, 2, 1, 2]),
     "pool short words": lambda op: op.count_pool(words(2, 1), POOL),
     "pool large window": lambda op: op.max_pool(words(2, 2), [3, 5, 5, 6, 6, 1, 1]),
     "pool no geometry": lambda op: op.max_pool(words(2, 2), [3, 5]),

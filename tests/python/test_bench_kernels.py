@@ -222,7 +222,7 @@ def measured(way: str, ms: float, rate: float | None = None, **changes) -> dict:
     return {
         "kernel": "forward", "case": next(iter(SIZES)), "rate": rate, "target": "avx2",
         "threads": 1, "way": way, "detail": "", "ms": ms, "quartiles_ms": (ms, ms),
-        "error": 1e-7, "flops": 2e9, "read_bytes": 1e6, "written_bytes": 1e6,
+        "error": 1e-7, "flops": 2e9, "macs": 1e9, "read_bytes": 1e6, "written_bytes": 1e6,
         "nonzero": 0.1 if rate is None else rate, "needed": 1.0, **changes,
     }  # fmt: skip
 

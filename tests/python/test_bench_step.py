@@ -94,7 +94,7 @@ def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys) -> None:
     assert step.main(["--workloads", "a", "--threads", "1,2", "--rounds", "1", "--peer", "pytorch",
                       "--json", str(file)]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "all else" in printed
+    assert "Steps beside the roof of their products" in printed
     report = json.loads(file.read_text())
     (one, two) = report["steps"]
     operators = [row for row in report["operators"] if row["threads"] == 1]
@@ -102,6 +102,7 @@ def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys) -> None:
     assert one["most_ratio"] == pytest.approx(one["peer_ms"] / one["least_ms"])
     products = sum(row["ms"] for row in operators if row["work"])
     rest = one["watched_ms"] - products
+    assert one["highest_bytes"] >= 0
     assert 0 < one["rest_ms"] == pytest.approx(rest)
     assert one["products_ratio"] == pytest.approx(one["peer_ms"] / (one["least_ms"] + rest))
     summary = step.tables(report)[0]

@@ -95,6 +95,9 @@ struct SomaGradients {
   double* grad_threshold = nullptr;       ///< one value
 };
 
+/// Throws std::invalid_argument where the pooling is not of such neurons.
+void require_pool(const PoolGeometry& pool, const SomaShape& shape);
+
 void soma_backward(const SomaOptions& options, const SomaShape& shape, const SomaGradients& g);
 
 }  // namespace h2learn

@@ -68,6 +68,7 @@ H2LEARN_INLINE std::uint64_t word_of(const LaneMask (&masks)[vectors_in_word]) {
   return _cvtmask64_u64(_mm512_kunpackd(high, low));
 #else
   std::uint64_t word = 0;
+  H2LEARN_UNROLL
   for (int i = 0; i < vectors_in_word; ++i) word |= bits_of(masks[i]) << (i * lanes);
   return word;
 #endif

@@ -190,7 +190,7 @@ H2LEARN_INLINE void forward_step(const SomaPlan& plan, const Forward& io, const 
                            : outgoing.target(io.membrane + place.value(t), place.neurons);
   LaneMask spikes[vectors];
   LaneMask inside[vectors];
-#pragma GCC unroll 16
+  H2LEARN_UNROLL
   for (int i = 0; i < vectors; ++i) {
     const Floats current = load(x + i * lanes);
     poison.add(i, current);
@@ -364,12 +364,12 @@ H2LEARN_INLINE double total(const double (&values)[block], std::int64_t neurons)
 H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
   const Floats threshold = broadcast(plan.options.threshold);
   const Floats width = broadcast(plan.options.width);
-  std::uint64_t bits = 0;
+  LaneMask inside[vectors];
+  H2LEARN_UNROLL
   for (int i = 0; i < vectors; ++i) {
-    const Floats distance = magnitude(load(u + i * lanes) - threshold);
-    bits |= bits_of(less(distance, width)) << (i * lanes);
+    inside[i] = less(magnitude(load(u + i * lanes) - threshold), width);
   }
-  return bits;
+  return word_of(inside);
 }
 
 /// A chunk's gradients at the spikes, one timestep after the other: where they are, or from those
@@ -423,10 +423,11 @@ class AtSpikes {
   }
 
   [[gnu::noinline]] const float* spread(const float* gradients) noexcept {
+    const AverageWindows windows = windows_;  // which no store can reach
     float* to = buffer_;
     for (std::int64_t i = 0; i < count_; ++i) {
       const Piece& piece = pieces_[i];
-      windows_.spread(piece.rows, piece.columns, gradients, piece.channel, piece.count, to);
+      windows.spread(piece.rows, piece.columns, gradients, piece.channel, piece.count, to);
       to += piece.count;
     }
     return buffer_;
@@ -469,7 +470,7 @@ H2LEARN_INLINE void backward_step(const SomaPlan& plan, const SomaGradients& g, 
   if constexpr (is_compact(surrogate)) {
     inside = g.mask != nullptr ? g.mask[place.bits(t)] : bits_inside(plan, u);
   }
-#pragma GCC unroll 16
+  H2LEARN_UNROLL
   for (int i = 0; i < vectors; ++i) {
     const Floats carried = load(state + i * lanes);
     const LaneMask spike = lanes_from(spikes, i * lanes);

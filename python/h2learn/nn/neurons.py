@@ -147,9 +147,9 @@ class LIF(nn.Module):
 
     def forward(self, currents: Tensor) -> SpikeTensor:
         """Spikes of all steps of this call."""
-        return self.fire(currents)
+        return self._fire(currents)
 
-    def fire(self, currents: Tensor, pool: list[int] | None = None) -> SpikeTensor:
+    def _fire(self, currents: Tensor, pool: list[int] | None = None) -> SpikeTensor:
         """The spikes, or their averages over the windows of a pooling right behind.
 
         Args:
@@ -209,7 +209,7 @@ class LIF(nn.Module):
             "first training call; scale its inputs or weights, for example with "
             "h2learn.nn.calibrate(model, inputs)",
             ActivityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def extra_repr(self) -> str:

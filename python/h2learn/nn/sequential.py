@@ -29,7 +29,9 @@ class Sequential(nn.Sequential):
 
     They run one after the other, as in torch, wherever somebody could see what is between or make
     something else of it: when a module has hooks, a `forward` of its own or is compiled by itself;
-    with numerics="hardware"; and inside `torch.compile`.
+    with numerics="hardware"; and inside `torch.compile`. Neurons that have yet to look at their
+    activity, in their first training call, run before the pooling. Hooks on the pooling alone
+    leave synapses and neurons together.
 
     Args:
         modules: as torch.nn.Sequential takes them.
@@ -165,7 +167,7 @@ class _FusedLayer(NamedTuple):
         windows = self.pool.windows(inputs.shape[self.lead :])
         if windows is None:
             return self.pool(self.neurons(inputs))  # type: ignore[no-any-return]
-        return self.neurons.fire(inputs, windows)
+        return self.neurons._fire(inputs, windows)
 
 
 _FORWARDS = (
@@ -178,6 +180,7 @@ def _is_unwatched(module: Any) -> bool:
     kind = type(module)
     return (
         kind.forward in _FORWARDS
+        and getattr(kind, "_fire", LIF._fire) is LIF._fire
         and kind.__call__ is nn.Module.__call__
         and "forward" not in vars(module)
         and module._compiled_call_impl is None
