@@ -57,7 +57,7 @@ SYNAPSES = {
 }
 OTHERS = {
     "soma_forward": "neurons",
-    "soma_backward": "neurons (and pooling), backward",
+    "soma_backward": "neurons, backward",
     "count_pool": "pooling",
     "max_pool": "pooling",
     "average_pool_backward": "pooling, backward",
@@ -331,7 +331,7 @@ def _text(value: float | None, form: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     options = _parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(machine.line(), soft_wrap=True)
     target = _core.active_target()
     report: dict[str, Any] = {
