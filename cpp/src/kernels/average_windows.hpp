@@ -25,14 +25,7 @@ H2LEARN_INLINE Holders holders_of(std::int64_t input, std::int64_t kernel, std::
 class AverageWindows {
  public:
   explicit AverageWindows(const PoolGeometry& geometry)
-      : geometry_(geometry),
-        out_height_((geometry.in_height - geometry.kernel_height) / geometry.stride_height + 1),
-        out_width_((geometry.in_width - geometry.kernel_width) / geometry.stride_width + 1) {
-    const std::int64_t taps = geometry.kernel_height * geometry.kernel_width;
-    size_ = broadcast(static_cast<float>(taps));
-    reciprocal_ = broadcast(1.0F / static_cast<float>(taps));
-    exact_ = (taps & (taps - 1)) == 0;
-  }
+      : AverageWindows(geometry, geometry.kernel_height * geometry.kernel_width) {}
 
   std::int64_t features() const { return out_height_ * out_width_ * geometry_.channels; }
   H2LEARN_INLINE Holders of_row(std::int64_t ih) const {
@@ -60,6 +53,14 @@ class AverageWindows {
   }
 
  private:
+  AverageWindows(const PoolGeometry& geometry, std::int64_t taps)
+      : geometry_(geometry),
+        out_height_((geometry.in_height - geometry.kernel_height) / geometry.stride_height + 1),
+        out_width_((geometry.in_width - geometry.kernel_width) / geometry.stride_width + 1),
+        size_(broadcast(static_cast<float>(taps))),
+        reciprocal_(broadcast(1.0F / static_cast<float>(taps))),
+        exact_((taps & (taps - 1)) == 0) {}
+
   /// Where the size is a power of two, the product with its reciprocal is the same float and
   /// cheaper.
   H2LEARN_INLINE Floats share(Floats gradient) const {

@@ -376,6 +376,7 @@ H2LEARN_INLINE std::uint64_t bits_inside(const SomaPlan& plan, const float* u) {
 /// behind average pooling, spread into a buffer that stays in the nearest cache.
 class AtSpikes {
  public:
+  // cppcheck-suppress uninitMemberVar ; the buffer is filled before it is read
   AtSpikes(const SomaPlan& plan, const SomaGradients& g, const Chunk& chunk)
       : windows_(g.pool == nullptr ? PoolGeometry{} : *g.pool),
         pooled_(g.pool != nullptr),

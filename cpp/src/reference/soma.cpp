@@ -126,6 +126,25 @@ Sums neuron_backward(const Column& column, const SomaGradients& g, bool want_dec
   return sums;
 }
 
+/// Where no pooling lies between.
+void unpooled_backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
+                       double* threshold_sums) {
+  for (std::int64_t b = 0; b < plan.shape.batch; ++b) {
+    for (std::int64_t w = 0; w < plan.words; ++w) {
+      Sums block;
+      const std::int64_t end = std::min((w + 1) * word_bits, plan.shape.features);
+      for (std::int64_t f = w * word_bits; f < end; ++f) {
+        const Column column{plan, {b, f}};
+        const Sums sums = neuron_backward(column, g, decay_sums != nullptr);
+        block.decay += sums.decay;
+        block.threshold += sums.threshold;
+      }
+      if (decay_sums != nullptr) decay_sums[b * plan.words + w] = block.decay;
+      if (threshold_sums != nullptr) threshold_sums[b * plan.words + w] = block.threshold;
+    }
+  }
+}
+
 }  // namespace
 
 float surrogate(const SomaPlan& plan, float v) {
@@ -168,30 +187,15 @@ bool soma_forward(const SomaPlan& plan, const float* currents, const float* init
 
 void soma_backward(const SomaPlan& plan, const SomaGradients& g, double* decay_sums,
                    double* threshold_sums) {
+  SomaGradients unpooled = g;
+  std::vector<float> at_spikes;
   if (g.pool != nullptr) {
     const std::int64_t rows = plan.shape.steps * plan.shape.batch;
-    std::vector<float> at_spikes(static_cast<std::size_t>(rows * plan.shape.features));
+    at_spikes.resize(static_cast<std::size_t>(rows * plan.shape.features));
     reference::average_pool_backward(*g.pool, g.grad_spikes, rows, at_spikes.data());
-    SomaGradients unpooled = g;
-    unpooled.pool = nullptr;
     unpooled.grad_spikes = at_spikes.data();
-    soma_backward(plan, unpooled, decay_sums, threshold_sums);
-    return;
   }
-  for (std::int64_t b = 0; b < plan.shape.batch; ++b) {
-    for (std::int64_t w = 0; w < plan.words; ++w) {
-      Sums block;
-      const std::int64_t end = std::min((w + 1) * word_bits, plan.shape.features);
-      for (std::int64_t f = w * word_bits; f < end; ++f) {
-        const Column column{plan, {b, f}};
-        const Sums sums = neuron_backward(column, g, decay_sums != nullptr);
-        block.decay += sums.decay;
-        block.threshold += sums.threshold;
-      }
-      if (decay_sums != nullptr) decay_sums[b * plan.words + w] = block.decay;
-      if (threshold_sums != nullptr) threshold_sums[b * plan.words + w] = block.threshold;
-    }
-  }
+  unpooled_backward(plan, unpooled, decay_sums, threshold_sums);
 }
 
 }  // namespace h2learn::reference
