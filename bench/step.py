@@ -189,8 +189,8 @@ def watched(calls: list[Call]) -> Iterator[Callable[[], None]]:
 
 def measure_calls(
     problem: Problem, surrogate: str, steps: int, neurons: NeuronOptions = DETACHED
-) -> tuple[list[Call], float, int]:
-    """The operators of `steps` steps with their times, milliseconds of a step, and highest memory.
+) -> tuple[list[Call], list[float], int]:
+    """The operators of `steps` steps with their times, the seconds of each step, and memory.
 
     That is the most bytes of large tensors that h2learn held at once.
 
@@ -212,7 +212,13 @@ def measure_calls(
             whole.append(time.perf_counter() - start)
     for call in calls:
         del call.seconds[0]
-    return calls, 1e3 * statistics.median(whole[1:]), memory.statistics()["highest_bytes"]
+    return calls, whole[1:], memory.statistics()["highest_bytes"]
+
+
+def _without_ms(whole: list[float], calls: list[Call]) -> float:
+    """Median milliseconds of a step without these operators, each step's from that step."""
+    rest = (seconds - sum(call.seconds[i] for call in calls) for i, seconds in enumerate(whole))
+    return 1e3 * statistics.median(rest)
 
 
 def measure(
@@ -234,7 +240,7 @@ def measure(
     step_ms = ours.timing.median_ms
     steps = max(options.rounds, min(50, round(2e3 / step_ms)))
     rows: dict[tuple[str, str], Row] = {}
-    calls, watched_ms, highest_bytes = measure_calls(problem, options.surrogate, steps, neurons)
+    calls, whole, highest_bytes = measure_calls(problem, options.surrogate, steps, neurons)
     for call in calls:
         layer = call.work.layer if call.work else ""
         row = rows.setdefault(
@@ -247,13 +253,14 @@ def measure(
         )  # fmt: skip
         row["ms"] += 1e3 * statistics.median(call.seconds)
     least = sum(row["least_ms"] or 0.0 for row in rows.values())
-    rest = watched_ms - sum(row["ms"] for row in rows.values() if row["work"])
+    rest = _without_ms(whole, [call for call in calls if call.work])
     peer_ms = peer.timing.median_ms if peer.timing else None
     step = {
         "workload": problem.workload.name,
         "threads": threads,
         "ms": step_ms,
-        "watched_ms": watched_ms,
+        "watched_ms": 1e3 * statistics.median(whole),
+        "outside_ms": _without_ms(whole, calls),
         "highest_bytes": highest_bytes,
         "least_ms": least,
         "rest_ms": rest,
@@ -300,8 +307,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
             for row in report["operators"]
             if (row["workload"], row["threads"]) == (s["workload"], s["threads"])
         ]
-        whole = s["watched_ms"]
-        rest = whole - sum(row["ms"] for row in operators)
+        whole, rest = s["watched_ms"], s["outside_ms"]
         lines = [_line(row, whole) for row in operators]
         lines += [
             ["torch, Python, loss", "", f"{rest:.2f}", f"{100 * rest / whole:.0f}", *["-"] * 5],
