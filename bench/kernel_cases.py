@@ -439,11 +439,13 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
             continue
         dense = inputs_at(rate).dense().flatten(1)
         matrix = to_csr(dense)
-        read = 12 * matrix.values().numel() + 8 * case.images + right.nbytes
         ready = functools.partial(torch.mm, matrix, right)
         made = functools.partial(_mm_of_csr_made, dense, weight.flatten(1))
-        for name, run in (("torch-csr", ready), ("torch-csr-made", made)):
-            sparse = way(name, run, rate, dense.nbytes + right.nbytes if run is made else read, 4)
+        for name, run, read in (
+            ("torch-csr", ready, 12 * matrix.values().numel() + 8 * case.images + right.nbytes),
+            ("torch-csr-made", made, dense.nbytes + right.nbytes),
+        ):
+            sparse = way(name, run, rate, read, 4)
             sparse.rate = rate
             yield sparse
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from h2learn import checks, ops, recording
-from h2learn.autograd import average_pool, soma
+from h2learn.autograd import soma
 from h2learn.spikes import SpikeTensor
 from h2learn.surrogate import Rect, Surrogate
 
@@ -154,7 +154,8 @@ class LIF(nn.Module):
 
         Args:
             currents: as `forward` takes them.
-            pool: channels, height, width, kernel (2) and stride (2) of that pooling.
+            pool: channels, height, width, kernel (2) and stride (2) of that pooling. Not in a call
+                that looks at its activity, which needs the spikes themselves.
         """
         lead = 2 if self._step_mode == "m" else 1
         _check_rank(currents, lead)
@@ -177,13 +178,8 @@ class LIF(nn.Module):
             "decay_input": self.decay_input,
             "keep_last": keep,
             "recompute": self.membrane_mode == "recompute",
+            "pool": pool,
         }
-        # A layer that keeps its membrane may need more than one call to reach its threshold.
-        is_first = self.training and not (
-            keep or self._activity_checked or torch.compiler.is_compiling()
-        )
-        # The check is of the spikes themselves.
-        arguments["pool"] = None if is_first else pool
         if recording.listening():
             with recording.owned_by(self):
                 spikes, last = soma(currents, **arguments)
@@ -191,11 +187,19 @@ class LIF(nn.Module):
             spikes, last = soma(currents, **arguments)
         if keep:
             self.membrane = last
-        if is_first:
+        if self._looks_at_activity:
             self._check_activity(spikes)
-            if pool is not None:
-                return average_pool(spikes, (pool[3], pool[4]), (pool[5], pool[6]))
         return spikes
+
+    @property
+    def _looks_at_activity(self) -> bool:
+        """Whether a call looks at its spikes: the first in training, of neurons that start anew.
+
+        A layer that keeps its membrane may need more than one call to reach its threshold.
+        """
+        keep = self.stateful or self._step_mode == "s"
+        done = keep or self._activity_checked or torch.compiler.is_compiling()
+        return self.training and not done
 
     def _check_activity(self, spikes: SpikeTensor) -> None:
         """Warns once, at the first training call, about a layer that cannot learn."""

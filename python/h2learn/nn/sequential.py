@@ -165,7 +165,7 @@ class _FusedLayer(NamedTuple):
         if self.pool is None:
             return self.neurons(inputs)  # type: ignore[no-any-return]
         windows = self.pool.windows(inputs.shape[self.lead :])
-        if windows is None:
+        if windows is None or self.neurons._looks_at_activity:
             return self.pool(self.neurons(inputs))  # type: ignore[no-any-return]
         return self.neurons._fire(inputs, windows)
 
