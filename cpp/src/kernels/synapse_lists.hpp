@@ -205,25 +205,27 @@ typedef float QuadValues __attribute__((vector_size(16), may_alias));
 typedef float UnalignedQuadValues __attribute__((vector_size(16), aligned(4), may_alias));
 
 /// One entry's value in the list of each row of a group, in every lane. From registers where an
-/// instruction can, since loads are what limits the kernel.
+/// instruction can, since loads are what limits the kernel; on AVX2 within the halves of one, which
+/// takes one operation where a lane that crosses them takes two.
 H2LEARN_INLINE void entry_values(const float* entry, Floats* of_rows) {
 #if defined(__AVX512F__)
   static_assert(group_rows == 8);
   const __m512 values = _mm512_maskz_loadu_ps((1 << group_rows) - 1, entry);
-#elif defined(__AVX2__)
-  static_assert(group_rows == 4);
-  const __m256 values = _mm256_castps128_ps256(_mm_loadu_ps(entry));
-#endif
   H2LEARN_UNROLL
   for (int r = 0; r < group_rows; ++r) {
-#if defined(__AVX512F__)
     of_rows[r] = _mm512_maskz_permutexvar_ps(0xFFFF, _mm512_set1_epi32(r), values);
-#elif defined(__AVX2__)
-    of_rows[r] = _mm256_permutevar8x32_ps(values, _mm256_set1_epi32(r));
-#else
-    of_rows[r] = broadcast(entry[r]);
-#endif
   }
+#elif defined(__AVX2__)
+  static_assert(group_rows == 4);
+  const __m256 values = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(entry));
+  of_rows[0] = _mm256_permute_ps(values, 0x00);
+  of_rows[1] = _mm256_permute_ps(values, 0x55);
+  of_rows[2] = _mm256_permute_ps(values, 0xAA);
+  of_rows[3] = _mm256_permute_ps(values, 0xFF);
+#else
+  H2LEARN_UNROLL
+  for (int r = 0; r < group_rows; ++r) of_rows[r] = broadcast(entry[r]);
+#endif
 }
 
 /// One entry's offsets in the lists of four rows.
