@@ -6,7 +6,8 @@
 // positions, and multiplied with panels of the block's gradients; or, where multiplying densely
 // pays and the rows are windows, these are multiplied in place. Stretches are summed apart, so
 // a layer with few weights is shared out by stretches and one with many by weights; the sums of
-// the stretches are then added in order.
+// the stretches are then added in order. Where several tasks read the same gradients, these are
+// made into panels once, before the tasks begin.
 #include "kernels/synapse_outer.hpp"
 
 #include "kernels/synapse_counts.hpp"
@@ -50,11 +51,20 @@ struct Cut {
   std::int64_t sums;      ///< floats of all sums
   std::int64_t stride;    ///< floats from one row of sums to the next
   bool finished_by_task;  ///< a task's sums are final, and its own memory holds them
+  bool shares_panels;     ///< gradients are packed once for all tasks, not by each
 
   std::int64_t tasks(const OuterProduct& product) const {
     return product.rows.groups * term_chunks * column_chunks;
   }
 };
+
+/// False where kernels read gradients as they are: tables, and rows that are a panel's already
+/// (but lists need the panel's row of zeros).
+bool packs_gradients(const OuterProduct& product) {
+  if (product.method == Method::tables) return false;
+  const std::int64_t stride = product.rows.groups * product.columns;
+  return product.choice == Choice::gather || (stride != lanes && stride != panel_columns);
+}
 
 Cut cut(const OuterProduct& product, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
@@ -81,6 +91,7 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   if (!bits && !whole) result.terms = value_terms;
   result.term_chunks = blocks_of(length, result.terms);
   result.finished_by_task = result.stretches == 1 && product.taps == 1;
+  result.shares_panels = result.term_chunks > 1 && packs_gradients(product);
   const std::int64_t width = result.finished_by_task ? result.columns : result.padded;
   result.stride = width < many_columns ? width : width + stride_slack;
   result.sums = rows.groups * length * result.stride;
@@ -96,6 +107,13 @@ struct Task {
   std::int64_t terms;
   std::int64_t first_column;
   std::int64_t columns;  ///< padded to whole vectors
+};
+
+/// The gradients of the stretches that are worked on at a time, as panels: terms are positions.
+struct GradientPanels {
+  PanelLayout layout;
+  std::int64_t first_position;
+  float* panels;  ///< null where each task packs its own
 };
 
 struct OuterMemory {
@@ -146,6 +164,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
       const bool bits = is_bits(product.rows);
       memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
       memory.prepared = carve_rows(carver, shape.terms, bits, product.method);
+      memory.prepared.far = shape.shares_panels;
       break;
   }
   memory.panel = carver.take<float>((sum_block + 1) * panel_columns);
@@ -204,21 +223,30 @@ void prepare_block(const OuterProduct& product, const Task& task, std::int64_t p
                product.method, task.columns / lanes, memory.prepared);
 }
 
-/// Adds one block times `left` columns of its gradients, at most one panel of them.
+/// One block's panel of gradients from the task's column `column` on.
+template <int vectors>
+const float* panel_of(const OuterProduct& product, const Task& task, std::int64_t position,
+                      std::int64_t depth, std::int64_t column, const GradientPanels& shared,
+                      OuterMemory& memory) {
+  const std::int64_t first = task.first_column + column;
+  if (shared.panels != nullptr) {
+    return shared.panels +
+           shared.layout.panel(task.group, position - shared.first_position, first);
+  }
+  const std::int64_t stride = product.rows.groups * product.columns;
+  const float* const gradients =
+      product.gradients + position * stride + task.group * product.columns + first;
+  if (!packs_gradients(product)) return gradients;
+  pack_gradients<vectors>(gradients, stride, depth, product.columns - first, memory.panel);
+  return memory.panel;
+}
+
+/// Adds one block times a panel of its gradients.
 template <int vectors>
 void add_gradients(const OuterProduct& product, const Cut& shape, const Task& task,
                    std::int64_t position, std::int64_t depth, std::int64_t column,
-                   OuterMemory& memory, float* sums) {
-  const std::int64_t stride = product.rows.groups * product.columns;
-  const float* gradients = product.gradients + position * stride + task.group * product.columns +
-                           task.first_column + column;
+                   const float* gradients, OuterMemory& memory, float* sums) {
   const bool first = position == task.first_position;
-  // Gradients that are a panel already are read where they are; lists need the row of zeros.
-  if (product.choice == Choice::gather || stride != vectors * lanes) {
-    pack_gradients<vectors>(gradients, stride, depth, product.columns - task.first_column - column,
-                            memory.panel);
-    gradients = memory.panel;
-  }
   if (product.choice == Choice::scatter && is_bits(product.rows)) {
     scatter_gradients<vectors, false>(product.rows, position, depth, gradients, memory.scattered,
                                       sums + column, shape.stride, first);
@@ -240,16 +268,21 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
 
 /// sums[terms][stride] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
-                 OuterMemory& memory, float* sums) {
+                 const GradientPanels& shared, OuterMemory& memory, float* sums) {
   const std::int64_t end = task.first_position + task.positions;
   for (std::int64_t position = task.first_position; position < end; position += sum_block) {
     const std::int64_t depth = least(sum_block, end - position);
     prepare_block(product, task, position, depth, memory);
+    const auto add = [&]<int vectors>(std::int64_t column) {
+      const float* const panel =
+          panel_of<vectors>(product, task, position, depth, column, shared, memory);
+      add_gradients<vectors>(product, shape, task, position, depth, column, panel, memory, sums);
+    };
     for (std::int64_t column = 0; column < task.columns; column += panel_columns) {
       if (task.columns - column > lanes) {
-        add_gradients<panel_vectors>(product, shape, task, position, depth, column, memory, sums);
+        add.template operator()<panel_vectors>(column);
       } else {
-        add_gradients<1>(product, shape, task, position, depth, column, memory, sums);
+        add.template operator()<1>(column);
       }
     }
   }
@@ -289,8 +322,9 @@ void sum_tables(const OuterProduct& product, const Cut& shape, const Task& task,
 
 Task task_of(const OuterProduct& product, const Cut& shape, std::int64_t stretch,
              std::int64_t number) {
-  const std::int64_t column = number % shape.column_chunks * shape.columns;
-  const std::int64_t term = number / shape.column_chunks % shape.term_chunks * shape.terms;
+  // Tasks that follow one another read the same gradients.
+  const std::int64_t term = number % shape.term_chunks * shape.terms;
+  const std::int64_t column = number / shape.term_chunks % shape.column_chunks * shape.columns;
   const std::int64_t position = product.method == Method::tables ? 0 : stretch * stretch_positions;
   const std::int64_t positions = product.method == Method::tables
                                      ? shape.positions
@@ -305,23 +339,43 @@ Task task_of(const OuterProduct& product, const Cut& shape, std::int64_t stretch
 }
 
 void sum_task(const OuterProduct& product, const Cut& shape, const Task& task, std::int64_t plane,
-              OuterMemory& memory, float* sums) {
+              const GradientPanels& shared, OuterMemory& memory, float* sums) {
   if (product.method == Method::tables) {
     sum_tables(product, shape, task, plane, memory, sums);
   } else {
-    sum_stretch(product, shape, task, memory, sums);
+    sum_stretch(product, shape, task, shared, memory, sums);
+  }
+}
+
+/// Packs the gradients of the positions from shared.first_position on. Called by every thread of a
+/// team.
+void pack_panels(const OuterProduct& product, const GradientPanels& shared) {
+  if (shared.panels == nullptr) return;
+  const PanelLayout& layout = shared.layout;
+  const std::int64_t stride = product.rows.groups * product.columns;
+  const std::int64_t blocks = blocks_of(layout.length, sum_block);
+#pragma omp for schedule(static)
+  for (std::int64_t b = 0; b < product.rows.groups * blocks; ++b) {
+    const std::int64_t group = b / blocks;
+    const std::int64_t term = b % blocks * sum_block;
+    pack_rows(
+        product.gradients + (shared.first_position + term) * stride + group * product.columns,
+        stride, layout.depth(term), layout.padded(), product.columns,
+        shared.panels + layout.panel(group, term, 0));
   }
 }
 
 /// Everything that one task computes, to grad_weight. Called by every thread of a team.
-void finish_by_task(const OuterProduct& product, const Cut& shape, OuterMemory& memory) {
+void finish_by_task(const OuterProduct& product, const Cut& shape, const GradientPanels& shared,
+                    OuterMemory& memory) {
   const std::int64_t length = product.rows.length;
+  pack_panels(product, shared);
 #pragma omp for schedule(dynamic)
   for (std::int64_t t = 0; t < shape.tasks(product); ++t) {
     const Task task = task_of(product, shape, 0, t);
-    sum_task(product, shape, task, 0, memory, memory.sums);
+    sum_task(product, shape, task, 0, shared, memory, memory.sums);
     for (std::int64_t plane = 1; plane < summed_planes(product); ++plane) {
-      sum_task(product, shape, task, plane, memory, memory.plane_sums);
+      sum_task(product, shape, task, plane, shared, memory, memory.plane_sums);
       const Floats weight = broadcast(plane_weight(plane));
       for (std::int64_t k = 0; k < task.terms; ++k) {
         for (std::int64_t n = k * shape.stride; n < k * shape.stride + task.columns; n += lanes) {
@@ -352,17 +406,22 @@ void add_stretches(const float* sums, std::int64_t count, std::int64_t size, boo
 /// total = the sums of one of summed_planes(). `wave` holds the sums of as many stretches as are
 /// worked on at a time; with one stretch it is `total` itself. Called by every thread of a team.
 void sum_plane(const OuterProduct& product, const Cut& shape, std::int64_t plane,
-               std::int64_t wave_stretches, OuterMemory& memory, float* wave, float* total) {
+               std::int64_t wave_stretches, GradientPanels shared, OuterMemory& memory, float* wave,
+               float* total) {
   const std::int64_t tasks = shape.tasks(product);
   for (std::int64_t begin = 0; begin < shape.stretches; begin += wave_stretches) {
     const std::int64_t count = least(wave_stretches, shape.stretches - begin);
+    shared.first_position = begin * stretch_positions;
+    shared.layout.length =
+        least(count * stretch_positions, shape.positions - shared.first_position);
+    pack_panels(product, shared);
 #pragma omp for schedule(dynamic)
     for (std::int64_t t = 0; t < count * tasks; ++t) {
       const Task task = task_of(product, shape, begin + t / tasks, t % tasks);
       float* const sums = wave + t / tasks * shape.sums +
                           (task.group * product.rows.length + task.first_term) * shape.stride +
                           task.first_column;
-      sum_task(product, shape, task, plane, memory, sums);
+      sum_task(product, shape, task, plane, shared, memory, sums);
     }
     if (wave != total) add_stretches(wave, count, shape.sums, begin == 0, total);
   }
@@ -412,12 +471,20 @@ void outer_product(const OuterProduct& product) {
   carve(product, shape, sizes);
   char* const memory = static_cast<char*>(
       scratch(ScratchSlot::operands, static_cast<std::size_t>(threads) * sizes.used()));
+  const PanelLayout layout = {least(wave * stretch_positions, shape.positions), product.columns,
+                              sum_block};
+  GradientPanels shared = {layout, 0, nullptr};
+  if (shape.shares_panels) {
+    const std::int64_t floats = product.rows.groups * layout.group_floats();
+    shared.panels = static_cast<float*>(
+        scratch(ScratchSlot::weights, static_cast<std::size_t>(floats) * sizeof(float)));
+  }
   if (shape.finished_by_task) {
 #pragma omp parallel num_threads(threads)
     {
       Carver carver(memory + static_cast<std::size_t>(omp_get_thread_num()) * sizes.used());
       OuterMemory mine = carve(product, shape, carver);
-      finish_by_task(product, shape, mine);
+      finish_by_task(product, shape, shared, mine);
     }
     return;
   }
@@ -432,7 +499,8 @@ void outer_product(const OuterProduct& product) {
     OuterMemory mine = carve(product, shape, carver);
     for (std::int64_t plane = 0; plane < planes; ++plane) {
       float* const total = plane == 0 ? sums : plane_sums;
-      sum_plane(product, shape, plane, wave, mine, shape.stretches > 1 ? wave_sums : total, total);
+      sum_plane(product, shape, plane, wave, shared, mine,
+                shape.stretches > 1 ? wave_sums : total, total);
       if (plane > 0) add_plane(plane, plane_sums, shape.sums, sums);
     }
   }

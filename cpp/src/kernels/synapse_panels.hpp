@@ -73,5 +73,23 @@ class PanelColumn {
   std::int64_t begin_;
 };
 
+/// Panels of one block, `columns` (whole vectors) wide, from rows that hold a term's columns each, of
+/// which `left` exist; and their rows of zeros. A row at a time: each may lie on a page of its own,
+/// where no processor fetches ahead by itself.
+inline void pack_rows(const float* from, std::int64_t stride, std::int64_t depth,
+                      std::int64_t columns, std::int64_t left, float* panels) {
+  constexpr std::int64_t ahead = 8;
+  for (std::int64_t k = 0; k <= depth; ++k) {
+    const float* const row = from + k * stride;
+    for (std::int64_t column = 0; column < columns; column += lanes) {
+      const std::int64_t panel = column / panel_columns * panel_columns;
+      const std::int64_t width = least(panel_columns, columns - panel);
+      if (k + ahead < depth) __builtin_prefetch(row + ahead * stride + column);
+      store(panels + panel * (depth + 1) + k * width + column - panel,
+            k < depth ? load_first(row + column, left - column) : Floats{});
+    }
+  }
+}
+
 }  // namespace
 }  // namespace h2learn

@@ -253,16 +253,21 @@ void scatter_windows(const GatherProduct& product, const PanelLayout& layout, co
 /// The panels of one block and the task's columns, from weights in torch's order.
 void pack_in_place(const GatherProduct& product, const Task& task, std::int64_t term,
                    std::int64_t depth, float* panels) {
-  const std::int64_t row = product.transposed ? product.columns : product.rows.length;
+  const std::int64_t left = product.columns - task.first_column;
+  if (product.transposed) {
+    const std::int64_t row = product.columns;
+    pack_rows(product.weight + term * row + task.first_column, row, depth, task.columns, left,
+              panels);
+    return;
+  }
+  const std::int64_t row = product.rows.length;
   for (std::int64_t column = 0; column < task.columns; column += lanes) {
     const std::int64_t panel = column / panel_columns * panel_columns;
     const std::int64_t width = least(panel_columns, task.columns - panel);
     float* const to = panels + panel * (depth + 1) + column - panel;
     store(to + depth * width, Floats{});
-    if (product.transposed) continue;
-    const std::int64_t first = task.first_column + column;
-    const float* const from = product.weight + first * row + term;
-    const std::int64_t outputs = least(lanes, product.columns - first);
+    const float* const from = product.weight + (task.first_column + column) * row + term;
+    const std::int64_t outputs = least(lanes, left - column);
     for (std::int64_t k = 0; k < depth; k += lanes) {
       Floats tile[lanes];
       for (int i = 0; i < lanes; ++i) {
@@ -270,18 +275,6 @@ void pack_in_place(const GatherProduct& product, const Task& task, std::int64_t 
       }
       transpose(tile);
       for (int i = 0; i < lanes && k + i < depth; ++i) store(to + (k + i) * width, tile[i]);
-    }
-  }
-  // A row at a time: each may lie on a page of its own, where no processor fetches ahead by itself.
-  constexpr std::int64_t ahead = 8;
-  for (std::int64_t k = 0; product.transposed && k < depth; ++k) {
-    const float* const from = product.weight + (term + k) * row + task.first_column;
-    for (std::int64_t column = 0; column < task.columns; column += lanes) {
-      const std::int64_t panel = column / panel_columns * panel_columns;
-      const std::int64_t width = least(panel_columns, task.columns - panel);
-      if (k + ahead < depth) __builtin_prefetch(from + ahead * row + column);
-      store(panels + panel * (depth + 1) + k * width + column - panel,
-            load_first(from + column, product.columns - task.first_column - column));
     }
   }
 }
