@@ -24,13 +24,10 @@
 namespace h2learn {
 namespace {
 
-/// Fan-in and columns of a task at most: their sums (512 x 256 floats on AVX-512) fill half of
-/// the second-level cache, and each packed panel of gradients is used by many rows. Values, which
-/// take longer to list than bits, are listed for more columns.
-constexpr std::int64_t bit_terms = 512;
-constexpr std::int64_t bit_columns = 8 * panel_columns;
-constexpr std::int64_t value_terms = sum_block;
-constexpr std::int64_t value_columns = 16 * panel_columns;
+/// Fan-in and columns of a task at most: their sums (256 x 512 floats on AVX-512) fill half of
+/// the second-level cache, and what is listed is used by many panels of gradients.
+constexpr std::int64_t task_terms = sum_block;
+constexpr std::int64_t task_columns = 16 * panel_columns;
 
 /// Columns whose rows of sums, where they lie a power of two apart, begin at so few places that it
 /// matters (stride_slack).
@@ -76,19 +73,17 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.stretches =
       product.method == Method::tables ? 1 : blocks_of(result.positions, stretch_positions);
   const bool bits = is_bits(rows) || product.method == Method::tables;
-  result.columns =
-      least(bits ? bit_columns : value_columns, round_up(result.padded, panel_columns));
+  result.columns = least(task_columns, round_up(result.padded, panel_columns));
   result.column_chunks = blocks_of(result.padded, result.columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
   // visits all of it at once.
-  const std::int64_t most_terms = bits ? bit_terms : value_terms;
   const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
   const std::int64_t wanted = threads == 1 ? 1 : blocks_of(threads * tasks_per_thread, others);
   const std::int64_t chunks =
-      least(most(blocks_of(length, most_terms), wanted), blocks_of(length, 64));
+      least(most(blocks_of(length, task_terms), wanted), blocks_of(length, 64));
   const bool whole = product.choice == Choice::scatter;
   result.terms = round_up(whole ? length : blocks_of(length, chunks), 64);
-  if (!bits && !whole) result.terms = value_terms;
+  if (!bits && !whole) result.terms = task_terms;
   result.term_chunks = blocks_of(length, result.terms);
   result.finished_by_task = result.stretches == 1 && product.taps == 1;
   result.shares_panels = result.term_chunks > 1 && packs_gradients(product);
@@ -448,7 +443,7 @@ Choice choose_outer(const GatheredRows& rows, std::int64_t columns, Method metho
   const std::int64_t height = least(windows.height, blocks_of(sum_block, windows.width));
   const std::int64_t images = most(sum_block / rows.positions, 1);
   const std::int64_t read = images * padded_rows(windows, height) * padded_row(windows) /
-                            windows.channels * least(windows.channels, bit_terms);
+                            windows.channels * least(windows.channels, task_terms);
   const auto mebibytes = static_cast<float>(read) / (1 << 18);
   return choose(rows, method, columns,
                 {can_scatter(rows) ? &costs.next_weight : nullptr, 0, 1 + costs.far * mebibytes});
