@@ -310,6 +310,17 @@ TEST(Synapse, WeightUpdateOfSpikesIsTheSameBitsEverywhere) {
   });
 }
 
+TEST(Synapse, WeightUpdateInWavesOfStretchesIsTheSameBitsEverywhere) {
+  // Gradients of one wave after the other are packed for several tasks, of either group.
+  const Layer layer = {"waves", {132, 1, 1, 10, 1, 1, 1, 1, 0, 0, 1, 1, 2}, 8300};
+  const Spikes spikes(layer, 1, 0.1, 15);
+  const Floats gradients = random_floats(layer.images * layer.geometry.out_features(), -1, 1, 16);
+  for (Kernel kernel : {Kernel::event, Kernel::dense}) {
+    expect_same_everywhere(
+        [&] { return bits_of(run_weight_update(layer, spikes, 1, gradients, kernel)); });
+  }
+}
+
 TEST(Synapse, WeightUpdateOfCountsIsTheSameBitsEverywhere) {
   for_each_case([](const Layer& layer, double density) {
     const Spikes spikes(layer, 3, density, 23);
