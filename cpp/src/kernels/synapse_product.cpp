@@ -518,8 +518,9 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
 Task task_of(const GatherProduct& product, const PanelLayout& layout, const Cut& shape,
              std::int64_t number) {
   const std::int64_t positions = product.rows.positions;
-  const std::int64_t column = number % shape.column_tasks * shape.task_columns;
-  const std::int64_t row_task = number / shape.column_tasks % shape.row_tasks;
+  // Tasks that follow one another read the same weights.
+  const std::int64_t row_task = number % shape.row_tasks;
+  const std::int64_t column = number / shape.row_tasks % shape.column_tasks * shape.task_columns;
   const std::int64_t image = row_task / shape.image_tasks * shape.images;
   const std::int64_t row = row_task % shape.image_tasks * shape.image_rows;
   const std::int64_t rows = shape.image_tasks > 1
