@@ -127,7 +127,7 @@ STEP_THREADS = $(if $(filter-out 1,$(JOBS)),1$(,)$(JOBS),1)
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
-	build/bench/bench/h2learn_bench --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
+	build/bench/bench/h2learn_bench --benchmark_min_time=0.2 --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
 	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --json build/peers.json
 	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --surrogate atan --json build/peers-atan.json
 	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --target avx2 \

@@ -225,8 +225,7 @@ const float* panel_of(const OuterProduct& product, const Task& task, std::int64_
                       OuterMemory& memory) {
   const std::int64_t first = task.first_column + column;
   if (shared.panels != nullptr) {
-    return shared.panels +
-           shared.layout.panel(task.group, position - shared.first_position, first);
+    return shared.panels + shared.layout.panel(task.group, position - shared.first_position, first);
   }
   const std::int64_t stride = product.rows.groups * product.columns;
   const float* const gradients =
@@ -353,10 +352,9 @@ void pack_panels(const OuterProduct& product, const GradientPanels& shared) {
   for (std::int64_t b = 0; b < product.rows.groups * blocks; ++b) {
     const std::int64_t group = b / blocks;
     const std::int64_t term = b % blocks * sum_block;
-    pack_rows(
-        product.gradients + (shared.first_position + term) * stride + group * product.columns,
-        stride, layout.depth(term), layout.padded(), product.columns,
-        shared.panels + layout.panel(group, term, 0));
+    pack_rows(product.gradients + (shared.first_position + term) * stride + group * product.columns,
+              stride, layout.depth(term), layout.padded(), product.columns,
+              shared.panels + layout.panel(group, term, 0));
   }
 }
 
@@ -494,8 +492,8 @@ void outer_product(const OuterProduct& product) {
     OuterMemory mine = carve(product, shape, carver);
     for (std::int64_t plane = 0; plane < planes; ++plane) {
       float* const total = plane == 0 ? sums : plane_sums;
-      sum_plane(product, shape, plane, wave, shared, mine,
-                shape.stretches > 1 ? wave_sums : total, total);
+      sum_plane(product, shape, plane, wave, shared, mine, shape.stretches > 1 ? wave_sums : total,
+                total);
       if (plane > 0) add_plane(plane, plane_sums, shape.sums, sums);
     }
   }
