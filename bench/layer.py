@@ -11,10 +11,8 @@ SUM_BLOCK = 256
 PANEL_VECTORS = 2
 MOST_SCATTERED = 1024
 WINDOWS_IN_A_ROW = range(4, 1025)
-PRODUCT_TASK_VECTORS = 32
-OUTER_TASK_VECTORS = {True: 16, False: 32}
-"""Of spikes, and of values."""
-OUTER_TASK_TERMS = 512
+TASK_VECTORS = 32
+OUTER_TASK_TERMS = 256
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
 LEAST_TAP_CHUNK = 64
@@ -155,12 +153,12 @@ class Layer:
         if self.has_windows or self.can_list_taps:
             return min(self.length, SUM_BLOCK), vectors
         if self.is_outer:
-            most = OUTER_TASK_VECTORS[self.is_bits]
-            return min(self.images * self.out_size**2, SUM_BLOCK), min(vectors, most)
+            depth = min(self.images * self.out_size**2, SUM_BLOCK)
+            return depth, min(vectors, TASK_VECTORS)
         if self.size == 1 and self.images <= FEW_IMAGES:
             share = -(-vectors // TASKS_A_THREAD)  # weights are read in place, tasks share columns
             vectors = -(-share // PANEL_VECTORS) * PANEL_VECTORS
-        return min(self.length, SUM_BLOCK), min(vectors, PRODUCT_TASK_VECTORS)
+        return min(self.length, SUM_BLOCK), min(vectors, TASK_VECTORS)
 
     @property
     def runs(self) -> float:

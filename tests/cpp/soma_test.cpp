@@ -86,12 +86,12 @@ TEST(Soma, BehindPoolingEqualsPoolingsBackwardPassAndThen) {
   const PoolGeometry pools[] = {
       {1, 5, 4, 2, 2, 2, 2},     // a line of inputs that no window holds
       {3, 6, 7, 2, 3, 1, 2},     // windows that overlap
-      {16, 9, 8, 2, 2, 2, 2},    // several positions a block, more than a chunk
+      {16, 17, 8, 2, 2, 2, 2},   // several positions a block, more than a chunk
       {70, 3, 4, 3, 3, 1, 1},    // blocks across positions; nine, which is no power of two
       {7, 13, 12, 2, 1, 3, 2},   // inputs between windows
       {130, 4, 4, 4, 4, 4, 4},   // one window
-      {1, 1, 2100, 1, 3, 1, 3},  // a position a neuron, in more than two chunks
-      {1500, 2, 2, 2, 2, 2, 2},  // more channels than a chunk
+      {1, 1, 4200, 1, 3, 1, 3},  // a position a neuron, in more than two chunks
+      {2100, 2, 2, 2, 2, 2, 2},  // more channels than a chunk
   };
   unsigned seed = 0;
   for (const SomaOptions& options : all_options()) {

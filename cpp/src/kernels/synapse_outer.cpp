@@ -55,12 +55,13 @@ struct Cut {
   }
 };
 
-/// False where kernels read gradients as they are: tables, and rows that are a panel's already
-/// (but lists need the panel's row of zeros).
+/// False where kernels read gradients as they are: tables, and rows of all positions that are a
+/// panel's already (but lists need the panel's row of zeros).
 bool packs_gradients(const OuterProduct& product) {
   if (product.method == Method::tables) return false;
-  const std::int64_t stride = product.rows.groups * product.columns;
-  return product.choice == Choice::gather || (stride != lanes && stride != panel_columns);
+  const bool is_panel =
+      product.rows.groups == 1 && (product.columns == lanes || product.columns == panel_columns);
+  return product.choice == Choice::gather || !is_panel;
 }
 
 Cut cut(const OuterProduct& product, std::int64_t threads) {
@@ -108,7 +109,7 @@ struct Task {
 struct GradientPanels {
   PanelLayout layout;
   std::int64_t first_position;
-  float* panels;  ///< null where each task packs its own
+  float* panels;  ///< null where each task packs its own, or reads gradients as they are
 };
 
 struct OuterMemory {

@@ -1,4 +1,5 @@
-// Where a packed right operand lies. For kernel sources only.
+// Where a packed right operand lies, and packing one whose rows are terms. For kernel sources
+// only.
 //
 // For each group: blocks of `block` terms; for each block: panels of panel_columns columns (the
 // last one `lanes` wide when that is enough); for each panel: a row of columns for each term, and
@@ -73,9 +74,9 @@ class PanelColumn {
   std::int64_t begin_;
 };
 
-/// Panels of one block, `columns` (whole vectors) wide, from rows that hold a term's columns each, of
-/// which `left` exist; and their rows of zeros. A row at a time: each may lie on a page of its own,
-/// where no processor fetches ahead by itself.
+/// Panels of one block, `columns` (whole vectors) wide, and their rows of zeros, from rows that
+/// hold a term's columns each, of which `left` exist. A row at a time: each may lie on a page of
+/// its own, where no processor fetches ahead by itself.
 inline void pack_rows(const float* from, std::int64_t stride, std::int64_t depth,
                       std::int64_t columns, std::int64_t left, float* panels) {
   constexpr std::int64_t ahead = 8;
