@@ -58,6 +58,7 @@ inline const std::vector<Layer>& layers() {
       {"lists of 64 channels, rows in several tasks", {64, 20, 21, 5, 3, 3, 1, 1, 1, 1}, 2},
       {"lists of 128 channels, dilation", {128, 9, 8, 6, 3, 3, 1, 1, 2, 2, 2, 2}, 3},
       {"lists of 64 of 192 channels, groups", {384, 5, 6, 10, 3, 2, 1, 1, 1, 0, 1, 1, 2}, 2},
+      {"lists of 256 channels, few outputs", {256, 3, 5, 8, 2, 2, 1, 1, 1, 0}, 1},
       {"lists of 256 and 128 channels", {256, 3, 5, 128, 2, 2, 1, 1, 1, 0}, 1},
       {"lists of 64 outputs, padding beyond the kernel", {3, 6, 7, 64, 2, 2, 1, 1, 3, 4}, 2},
       {"lists of 64 outputs, stride", {6, 21, 22, 64, 3, 3, 2, 2, 1, 1}, 2},
