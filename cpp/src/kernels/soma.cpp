@@ -26,8 +26,8 @@ std::int64_t neuron_steps(const SomaPlan& plan) {
   return plan.shape.batch * plan.words * block * plan.shape.steps;
 }
 
-/// Blocks of a chunk at most: two pages of floats for each tensor and timestep. (With one, memory
-/// delivers an eighth less on Zen 3; more than two bring nothing.)
+/// Blocks of a chunk at most: two pages of floats for each tensor and timestep. With one, a Zen 3's
+/// memory delivers less (bench/soma_bench.cpp).
 constexpr std::int64_t chunk_blocks = 32;
 
 /// Where a block's values lie.

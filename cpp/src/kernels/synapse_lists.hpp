@@ -205,8 +205,8 @@ typedef float QuadValues __attribute__((vector_size(16), may_alias));
 typedef float UnalignedQuadValues __attribute__((vector_size(16), aligned(4), may_alias));
 
 /// One entry's value in the list of each row of a group, in every lane. From registers where an
-/// instruction can, since loads are what limits the kernel; on AVX2 within the halves of one, which
-/// takes one operation where a lane that crosses them takes two.
+/// instruction can, since loads are what limits the kernel; on AVX2 within the halves of one, since
+/// crossing them takes some processors two operations.
 H2LEARN_INLINE void entry_values(const float* entry, Floats* of_rows) {
 #if defined(__AVX512F__)
   static_assert(group_rows == 8);
