@@ -11,8 +11,11 @@ SUM_BLOCK = 256
 PANEL_VECTORS = 2
 MOST_SCATTERED = 1024
 WINDOWS_IN_A_ROW = range(4, 1025)
-TASK_VECTORS = 32
+LEAST_TASK_VECTORS = 32
+MOST_TASK_VECTORS = 256
+NEAR_WEIGHTS = 1 << 19
 OUTER_TASK_TERMS = 256
+OUTER_TASK_VECTORS = 64
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
 LEAST_TAP_CHUNK = 64
@@ -154,11 +157,14 @@ class Layer:
             return min(self.length, SUM_BLOCK), vectors
         if self.is_outer:
             depth = min(self.images * self.out_size**2, SUM_BLOCK)
-            return depth, min(vectors, TASK_VECTORS)
+            return depth, min(vectors, OUTER_TASK_VECTORS)
         if self.size == 1 and self.images <= FEW_IMAGES:
             share = -(-vectors // TASKS_A_THREAD)  # weights are read in place, tasks share columns
             vectors = -(-share // PANEL_VECTORS) * PANEL_VECTORS
-        return min(self.length, SUM_BLOCK), min(vectors, TASK_VECTORS)
+            return min(self.length, SUM_BLOCK), min(vectors, LEAST_TASK_VECTORS)
+        near = NEAR_WEIGHTS // self.length // (PANEL_VECTORS * lanes) * PANEL_VECTORS
+        most = min(max(near, LEAST_TASK_VECTORS), MOST_TASK_VECTORS)
+        return min(self.length, SUM_BLOCK), min(vectors, most)
 
     @property
     def runs(self) -> float:

@@ -63,13 +63,15 @@ inline void prepare_rows(const BlockRows& from, Method method, std::int64_t vect
   to.event = method == Method::event || (method == Method::by_density && events_pay(row));
   if (to.event) {
     const std::int64_t set =
-        from.bits != nullptr ? count_bits(from.bits, from.rows, to.lists.counts)
-                             : count_values(from.values, from.rows, from.depth, to.lists.counts);
+        from.bits != nullptr
+            ? count_bits(from.bits, from.rows, to.lists.counts)
+            : find_values(from.values, from.rows, from.depth, to.lists.set, to.lists.counts);
     row.density = static_cast<float>(set) / static_cast<float>(from.rows * from.depth);
     to.event = method == Method::event || events_pay(row);
   }
   if (to.event) {
-    make_lists(from.bits, from.values, from.rows, from.depth, to.lists);
+    make_lists(from.bits != nullptr ? from.bits : to.lists.set, from.values, from.rows, from.depth,
+               to.lists);
   } else if (from.bits != nullptr) {
     expand_bits(from.bits, from.rows, from.depth, to.expanded);
     to.dense = to.expanded;
@@ -201,36 +203,21 @@ inline void multiply_rows(const PreparedRows& rows, const float* panel, float* s
   });
 }
 
-/// sums[rows][stride] += rows * panel (= when it is the first block).
+/// sums[rows][stride] += rows * panel (= when it is the first block). `next` is the panel to come.
 template <int vectors, bool once>
-inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel, float* sums,
-                      std::int64_t stride, bool first) {
+inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel,
+                      const float* next, float* sums, std::int64_t stride, bool first) {
   if (!rows.event) {
     multiply_rows<vectors, once>(rows, panel, sums, stride, first);
     return;
   }
   const std::int64_t floats = (rows.depth + 1) * vectors * lanes;
-  const Fetch fetch(panel + floats, rows.far ? floats * std::int64_t{sizeof(float)} : 0,
+  const Fetch fetch(next, rows.far ? floats * std::int64_t{sizeof(float)} : 0,
                     rows.lists.group_count);
   if (weighted) {
     add_events<vectors, true, once>(rows.lists, panel, fetch, sums, stride, first);
   } else {
     add_events<vectors, false, once>(rows.lists, panel, fetch, sums, stride, first);
-  }
-}
-
-/// All panels of a block: panels[depth + 1][columns] cut into panel_columns-wide panels, the last
-/// one narrower when `columns` (a multiple of lanes) says so.
-template <bool once>
-inline void add_block(const PreparedRows& rows, bool weighted, const float* panels,
-                      std::int64_t columns, float* sums, std::int64_t stride, bool first) {
-  for (std::int64_t column = 0; column < columns; column += panel_columns) {
-    const float* const panel = panels + column * (rows.depth + 1);
-    if (columns - column > lanes) {
-      add_panel<panel_vectors, once>(rows, weighted, panel, sums + column, stride, first);
-    } else {
-      add_panel<1, once>(rows, weighted, panel, sums + column, stride, first);
-    }
   }
 }
 

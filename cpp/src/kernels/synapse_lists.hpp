@@ -32,8 +32,10 @@ struct ListGroup {
 struct Lists {
   ListGroup* groups;
   std::int64_t group_count;
+  std::int64_t entries;  ///< of all groups
   std::uint16_t* offsets;
   float* values;         ///< of the entries; used for float rows only
+  std::uint64_t* set;    ///< [rows][block_words] scratch: what of them is not zero; likewise
   std::int32_t* order;   ///< [rows] scratch
   std::int32_t* counts;  ///< [rows] scratch
 };
@@ -66,21 +68,29 @@ H2LEARN_INLINE std::int64_t count_bits(const std::uint64_t* bits, std::int64_t r
   return total;
 }
 
-/// Non-zeros of a row of floats, up to a multiple of a vector.
-H2LEARN_INLINE std::int32_t count_values(const float* values, std::int64_t depth) {
-  Ints set = {};  // counts down, as a true comparison is -1
-  for (std::int64_t k = 0; k < depth; k += lanes) set += load(values + k) != Floats{};
+/// words[block_words], a bit for each non-zero of a row of floats, which holds zeros behind `depth`
+/// up to a multiple of a vector; returns how many there are.
+H2LEARN_INLINE std::int32_t find_values(const float* row, std::int64_t depth,
+                                        std::uint64_t* words) {
   std::int32_t count = 0;
-  for (int i = 0; i < lanes; ++i) count -= set[i];
+  for (std::int64_t begin = 0; begin < depth; begin += 64) {
+    std::uint64_t word = 0;
+    for (std::int64_t k = 0; k < 64 && begin + k < depth; k += lanes) {
+      word |= std::uint64_t{bits_of_mask(load(row + begin + k) != Floats{})} << k;
+    }
+    words[begin / 64] = word;
+    count += popcount(word);
+  }
   return count;
 }
 
-/// Of each row of values[rows][sum_block] to counts[rows]; returns their sum.
-H2LEARN_INLINE std::int64_t count_values(const float* values, std::int64_t rows, std::int64_t depth,
-                                         std::int32_t* counts) {
+/// Of each row of values[rows][sum_block] to set[rows][block_words] and counts[rows]; returns the
+/// counts' sum.
+H2LEARN_INLINE std::int64_t find_values(const float* values, std::int64_t rows, std::int64_t depth,
+                                        std::uint64_t* set, std::int32_t* counts) {
   std::int64_t total = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
-    counts[r] = count_values(values + r * sum_block, depth);
+    counts[r] = find_values(values + r * sum_block, depth, set + r * block_words);
     total += counts[r];
   }
   return total;
@@ -144,52 +154,6 @@ H2LEARN_INLINE void list_bits(const std::uint64_t* words, std::int64_t word_coun
       offsets += popcount(byte);
       base += static_cast<std::uint16_t>(8 * vector_bytes);
     }
-  }
-}
-
-#if defined(__AVX2__) && !defined(__AVX512F__)
-/// The lanes that a byte has a bit for, first; zeros or others behind them.
-H2LEARN_INLINE Floats compress(Floats values, std::uint64_t byte) {
-  const Offsets offsets = byte_table.of_byte[byte] / vector_bytes;
-  const __m256i order = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(offsets));
-  return _mm256_permutevar8x32_ps(values, order);
-}
-#endif
-
-/// Offsets and values of one row's non-zeros; likewise.
-H2LEARN_INLINE void list_values(const float* row, std::int64_t depth, std::uint16_t* offsets,
-                                float* values) {
-  for (std::int64_t k = 0; k < depth; k += lanes) {
-    const Floats candidates = load(row + k);
-#if defined(__AVX512F__)
-    const __mmask16 mask = _mm512_cmp_ps_mask(candidates, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    const Ints numbers = (lane_numbers() + static_cast<std::int32_t>(k)) * vector_bytes;
-    const __m512i set = _mm512_maskz_compress_epi32(mask, reinterpret_cast<__m512i>(numbers));
-    _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(offsets),
-                        _mm512_maskz_cvtepi32_epi16(0xFFFF, set));
-    store(values, _mm512_maskz_compress_ps(mask, candidates));
-    const int count = __builtin_popcount(mask);
-    offsets += count;
-    values += count;
-#elif defined(__AVX2__)
-    const std::uint64_t set = bits_of_mask(candidates != Floats{});
-    const auto base = static_cast<std::uint16_t>(k * vector_bytes);
-    *reinterpret_cast<UnalignedOffsets*>(offsets) = byte_table.of_byte[set] + base;
-    store(values, compress(candidates, set));
-    const int count = popcount(set);
-    offsets += count;
-    values += count;
-#else
-    // Without a branch: every candidate is written, the next one over it unless it counted.
-    for (int i = 0; i < lanes; ++i) {
-      const float value = candidates[i];
-      *offsets = static_cast<std::uint16_t>((k + i) * vector_bytes);
-      *values = value;
-      const int counted = value != 0;
-      offsets += counted;
-      values += counted;
-    }
-#endif
   }
 }
 
@@ -299,10 +263,10 @@ H2LEARN_INLINE void interleave_values(const GroupEntries& from, std::int64_t len
   }
 }
 
-/// A row that is listed: of whole words of bits or, where these are null, of floats.
+/// A row that is listed.
 struct ListedRow {
-  const std::uint64_t* bits;
-  const float* values;
+  const std::uint64_t* set;  ///< whole words
+  const float* values;       ///< whose non-zeros these are, or null
   std::int32_t number;
   std::int32_t count;  ///< what is set
 };
@@ -313,16 +277,16 @@ H2LEARN_INLINE void list_group(const ListedRow* rows, std::int64_t count, std::i
                                std::int64_t zeros, Lists& lists, ListGroup& group,
                                std::int32_t& next) {
   GroupEntries entries;
-  const bool of_values = rows[0].bits == nullptr;
+  const bool of_values = rows[0].values != nullptr;
   group.first = next;
   group.length = rows[count - 1].count;
   for (std::int64_t i = 0; i < group_rows; ++i) {
-    group.row[i] = i < count ? rows[i].number : -1;
-    const std::int32_t set = i < count ? rows[i].count : 0;
-    if (i < count && of_values) {
-      list_values(rows[i].values, depth, entries.offsets[i], entries.values[i]);
-    } else if (i < count) {
-      list_bits(rows[i].bits, blocks_of(depth, 64), set, entries.offsets[i]);
+    const bool exists = i < count;
+    group.row[i] = exists ? rows[i].number : -1;
+    const std::int32_t set = exists ? rows[i].count : 0;
+    if (exists) list_bits(rows[i].set, blocks_of(depth, 64), set, entries.offsets[i]);
+    for (std::int32_t entry = 0; of_values && entry < set; ++entry) {
+      entries.values[i][entry] = rows[i].values[entries.offsets[i][entry] / vector_bytes];
     }
     for (std::int32_t entry = set; entry < group.length; ++entry) {
       entries.offsets[i][entry] = static_cast<std::uint16_t>(zeros * vector_bytes);
@@ -335,9 +299,10 @@ H2LEARN_INLINE void list_group(const ListedRow* rows, std::int64_t count, std::i
   next += group_rows * group.length;
 }
 
-/// Lists of the rows of bits[rows][block_words], or, when that is null, of values[rows][sum_block].
-/// `lists.counts` must hold the rows' counts; `depth` is the panel's row of zeros.
-inline void make_lists(const std::uint64_t* bits, const float* values, std::int64_t rows,
+/// Lists of rows of set[rows][block_words] or, unless `values` is null, of the non-zeros there of
+/// values[rows][sum_block]. `lists.counts` must hold the rows' counts; `depth` is the panel's row
+/// of zeros.
+inline void make_lists(const std::uint64_t* set, const float* values, std::int64_t rows,
                        std::int64_t depth, Lists& lists) {
   sort_rows(lists.counts, rows, lists.order);
   lists.group_count = blocks_of(rows, group_rows);
@@ -347,11 +312,12 @@ inline void make_lists(const std::uint64_t* bits, const float* values, std::int6
     const std::int64_t count = least(group_rows, rows - g * group_rows);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int32_t row = lists.order[g * group_rows + i];
-      listed[i] = {bits == nullptr ? nullptr : bits + row * block_words,
-                   bits == nullptr ? values + row * sum_block : nullptr, row, lists.counts[row]};
+      listed[i] = {set + row * block_words, values == nullptr ? nullptr : values + row * sum_block,
+                   row, lists.counts[row]};
     }
     list_group(listed, count, depth, depth, lists, lists.groups[g], next);
   }
+  lists.entries = next;
 }
 
 }  // namespace

@@ -3,15 +3,16 @@
 //
 // A task is one stretch of positions, a chunk of fan-in and a chunk of columns. Block after block
 // of positions is gathered and transposed, so that a row holds one input's bits at `sum_block`
-// positions, and multiplied with panels of the block's gradients; or, where multiplying densely
-// pays and the rows are windows, these are multiplied in place. Stretches are summed apart, so
-// a layer with few weights is shared out by stretches and one with many by weights; the sums of
-// the stretches are then added in order. Where several tasks read the same gradients, these are
-// made into panels once, before the tasks begin.
+// positions, and multiplied with panels of the block's gradients, several blocks at a time where
+// rows are lists (KeptBlocks); or, where multiplying densely pays and the rows are windows, these
+// are multiplied in place. Stretches are summed apart, so a layer with few weights is shared out by
+// stretches and one with many by weights; the sums of the stretches are then added in order. Where
+// several tasks read the same gradients, these are made into panels once, before the tasks begin.
 #include "kernels/synapse_outer.hpp"
 
 #include "kernels/synapse_counts.hpp"
 #include "kernels/synapse_depthwise.hpp"
+#include "kernels/synapse_kept.hpp"
 #include "kernels/synapse_outer_rows.hpp"
 #include "kernels/synapse_outer_windows.hpp"
 #include "kernels/synapse_pack.hpp"
@@ -24,10 +25,10 @@
 namespace h2learn {
 namespace {
 
-/// Fan-in and columns of a task at most: their sums (256 x 512 floats on AVX-512) fill half of
-/// the second-level cache, and what is listed is used by many panels of gradients.
+/// Fan-in and columns of a task at most: what is listed is used by many panels of gradients, and of
+/// their sums a panel's alone need be near (KeptBlocks).
 constexpr std::int64_t task_terms = sum_block;
-constexpr std::int64_t task_columns = 16 * panel_columns;
+constexpr std::int64_t task_columns = 32 * panel_columns;
 
 /// Columns whose rows of sums, where they lie a power of two apart, begin at so few places that it
 /// matters (stride_slack).
@@ -159,7 +160,9 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     case Choice::gather:
       const bool bits = is_bits(product.rows);
       memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
-      memory.prepared = carve_rows(carver, shape.terms, bits, product.method);
+      memory.prepared =
+          carve_kept_rows(carver, shape.terms, bits, product.method,
+                          blocks_of(least(stretch_positions, shape.positions), sum_block));
       memory.prepared.far = shape.shares_panels;
       break;
   }
@@ -198,25 +201,29 @@ void fetch_gradients(const OuterProduct& product, const Task& task, std::int64_t
   }
 }
 
-/// One block of positions, from `position`, in the form that the chosen kernel reads.
-void prepare_block(const OuterProduct& product, const Task& task, std::int64_t position,
-                   std::int64_t depth, OuterMemory& memory) {
-  if (product.choice == Choice::scatter) {
-    fetch_gradients(product, task, position + depth);
-    return;
-  }
-  if (product.choice == Choice::windows) {
-    copy_windows(product.rows, task.group, position, depth, memory.windows);
-    return;
-  }
+/// The task's terms at one block of positions, from `position`.
+BlockRows transpose_block(const OuterProduct& product, const Task& task, std::int64_t position,
+                          std::int64_t depth, OuterMemory& memory) {
   if (is_bits(product.rows)) {
     transpose_bits(product.rows, 0, task.group, position, depth, task.first_term,
                    task.first_term + task.terms, block_words, memory.transposed);
   } else {
     transpose_values(product.rows, task.group, position, depth, task.first_term, memory.transposed);
   }
-  prepare_rows({memory.transposed.bits, memory.transposed.values, task.terms, depth},
-               product.method, task.columns / lanes, memory.prepared);
+  return {memory.transposed.bits, memory.transposed.values, task.terms, depth};
+}
+
+/// One block of positions, from `position`, in the form that the chosen kernel reads.
+void prepare_block(const OuterProduct& product, const Task& task, std::int64_t position,
+                   std::int64_t depth, OuterMemory& memory) {
+  if (product.choice == Choice::scatter) {
+    fetch_gradients(product, task, position + depth);
+  } else if (product.choice == Choice::windows) {
+    copy_windows(product.rows, task.group, position, depth, memory.windows);
+  } else {
+    prepare_rows(transpose_block(product, task, position, depth, memory), product.method,
+                 task.columns / lanes, memory.prepared);
+  }
 }
 
 /// One block's panel of gradients from the task's column `column` on.
@@ -254,16 +261,38 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
         add_windows<vectors, once>(product.rows.windows, memory.windows, task.first_term,
                                    task.terms, gradients, sums + column, shape.stride, first);
       } else {
-        add_panel<vectors, once>(memory.prepared, !is_bits(product.rows), gradients, sums + column,
-                                 shape.stride, first);
+        const float* const next = gradients + (depth + 1) * vectors * lanes;
+        add_panel<vectors, once>(memory.prepared, !is_bits(product.rows), gradients, next,
+                                 sums + column, shape.stride, first);
       }
     });
   }
 }
 
+/// The same, by blocks that are kept: their panels are there already.
+void sum_kept(const OuterProduct& product, const Cut& shape, const Task& task,
+              const GradientPanels& shared, OuterMemory& memory, float* sums) {
+  KeptBlocks blocks(
+      memory.prepared, product.method,
+      {sums, shape.stride, task.columns, !is_bits(product.rows), product.rounds_once});
+  const std::int64_t end = task.first_position + task.positions;
+  for (std::int64_t position = task.first_position; position < end; position += sum_block) {
+    const BlockRows rows =
+        transpose_block(product, task, position, least(sum_block, end - position), memory);
+    blocks.add(rows,
+               shared.panels + shared.layout.panel(task.group, position - shared.first_position,
+                                                   task.first_column),
+               true, position == task.first_position);
+  }
+  blocks.multiply();
+}
+
 /// sums[terms][stride] = the sums of one task, from `sums` of its first term and column.
 void sum_stretch(const OuterProduct& product, const Cut& shape, const Task& task,
                  const GradientPanels& shared, OuterMemory& memory, float* sums) {
+  if (product.choice == Choice::gather && shared.panels != nullptr) {
+    return sum_kept(product, shape, task, shared, memory, sums);
+  }
   const std::int64_t end = task.first_position + task.positions;
   for (std::int64_t position = task.first_position; position < end; position += sum_block) {
     const std::int64_t depth = least(sum_block, end - position);

@@ -1,14 +1,15 @@
 // The forward and the backward product: rows gathered from the images times packed weights.
 //
 // A task is a block of rows times a chunk of columns of one group. Block after block of fan-in is
-// gathered, prepared for the kernel that suits it, and multiplied with every panel while it is in
-// cache. Rows that are windows are not gathered where multiplying them in place pays, listing their
-// inputs for all taps, or scattering their bits. The sums stay in the thread's own memory until
-// they are finished.
+// gathered, prepared for the kernel that suits it, and multiplied with every panel, several blocks
+// at a time where they are lists (KeptBlocks). Rows that are windows are not gathered where
+// multiplying them in place pays, listing their inputs for all taps, or scattering their bits. The
+// sums stay in the thread's own memory until they are finished.
 #include "kernels/synapse_product.hpp"
 
 #include "kernels/synapse_counts.hpp"
 #include "kernels/synapse_depthwise.hpp"
+#include "kernels/synapse_kept.hpp"
 #include "kernels/synapse_panels.hpp"
 #include "kernels/synapse_sampled.hpp"
 #include "kernels/synapse_scatter.hpp"
@@ -31,13 +32,14 @@ constexpr std::int64_t task_rows = few_images;
 constexpr std::int64_t tasks_per_thread = 4;
 constexpr std::int64_t least_task_rows = 32;
 
-/// Columns of a task: their sums share that cache.
-constexpr std::int64_t task_columns = 16 * panel_columns;
+/// Columns of a task: as many as find their weights near, since each task lists its rows anew.
+constexpr std::int64_t least_task_columns = 16 * panel_columns;
+constexpr std::int64_t most_task_columns = 8 * least_task_columns;
 
 /// Rows of a task of Method::sampled: a block of its columns' weights is fetched for so many.
 constexpr std::int64_t sampled_rows = 20 * dot_rows;
 
-/// Weights of a group that a second-level cache may hold until the next rows need them.
+/// Weights that a second-level cache may hold until the next rows need them.
 constexpr std::int64_t near_weights = std::int64_t{1} << 19;
 
 /// Blocks of bits gathered at a time.
@@ -113,7 +115,8 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   if (product.panels == nullptr) {
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
-  memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method);
+  memory.prepared = carve_kept_rows(carver, rows, is_bits(product.rows), product.method,
+                                    blocks_of(product.rows.length, sum_block));
   memory.prepared.far = memory.far;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
@@ -291,6 +294,8 @@ const float* panels_of(const GatherProduct& product, const PanelLayout& layout, 
 
 void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Task& task,
               ProductMemory& memory, float* sums) {
+  KeptBlocks blocks(memory.prepared, product.method,
+                    {sums, task.stride, task.columns, false, false});
   const std::int64_t length = product.rows.length;
   constexpr std::int64_t gathered = gathered_blocks * sum_block;
   for (std::int64_t begin = 0; begin < length; begin += gathered) {
@@ -300,25 +305,25 @@ void sum_bits(const GatherProduct& product, const PanelLayout& layout, const Tas
     for (std::int64_t term = begin; term < end; term += sum_block) {
       const std::uint64_t* const bits =
           memory.bits + (term - begin) / sum_block * task.rows * block_words;
-      prepare_rows({bits, nullptr, task.rows, layout.depth(term)}, product.method,
-                   task.columns / lanes, memory.prepared);
-      add_block<false>(memory.prepared, false, panels_of(product, layout, task, term, memory),
-                       task.columns, sums, task.stride, term == 0);
+      blocks.add({bits, nullptr, task.rows, layout.depth(term)},
+                 panels_of(product, layout, task, term, memory), product.panels != nullptr,
+                 term == 0);
     }
   }
+  blocks.multiply();
 }
 
 void sum_values(const GatherProduct& product, const PanelLayout& layout, const Task& task,
                 ProductMemory& memory, float* sums) {
+  KeptBlocks blocks(memory.prepared, product.method,
+                    {sums, task.stride, task.columns, true, product.rounds_once});
   for (std::int64_t term = 0; term < product.rows.length; term += sum_block) {
     gather_values(product.rows, task.group, task.first_row, task.rows, term, memory.values);
-    prepare_rows({nullptr, memory.values, task.rows, layout.depth(term)}, product.method,
-                 task.columns / lanes, memory.prepared);
-    const float* const panels = panels_of(product, layout, task, term, memory);
-    visit_rounding(product.rounds_once, [&]<bool once>() {
-      add_block<once>(memory.prepared, true, panels, task.columns, sums, task.stride, term == 0);
-    });
+    blocks.add({nullptr, memory.values, task.rows, layout.depth(term)},
+               panels_of(product, layout, task, term, memory), product.panels != nullptr,
+               term == 0);
   }
+  blocks.multiply();
 }
 
 void sum_tables(const GatherProduct& product, const PanelLayout& layout, const Task& task,
@@ -492,16 +497,20 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   const bool sampled = product.method == Method::sampled;
   const std::int64_t most_rows = sampled ? sampled_rows : task_rows;
   Cut shape = {};
-  shape.task_columns = sampled ? sampled_columns : task_columns;
+  shape.task_columns = sampled ? sampled_columns : least_task_columns;
   if (product.panels == nullptr) {
     // All rows in one task, so that each weight is read once; threads share the columns.
     const std::int64_t share = blocks_of(layout.padded(), threads * tasks_per_thread);
-    shape.task_columns = least(task_columns, round_up(share, panel_columns));
+    shape.task_columns = least(least_task_columns, round_up(share, panel_columns));
+  } else if (product.choice == Choice::gather && !sampled) {
+    const std::int64_t near = near_weights / product.rows.length / panel_columns * panel_columns;
+    shape.task_columns = least(most(near, least_task_columns), most_task_columns);
   }
   shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
   shape.sums_stride = least(layout.padded(), shape.task_columns) + stride_slack;
   const std::int64_t all_rows = rows.images * rows.positions;
-  const std::int64_t share = threads == 1 ? most_rows : all_rows / (threads * tasks_per_thread);
+  const std::int64_t share =
+      threads == 1 ? most_rows : all_rows * shape.column_tasks / (threads * tasks_per_thread);
   const std::int64_t wanted =
       product.panels == nullptr ? most_rows : least(most(share, least_task_rows), most_rows);
   // Rows of windows stay whole; where there are none, an image's rows are cut anywhere.

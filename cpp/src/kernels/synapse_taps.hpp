@@ -130,7 +130,10 @@ inline TapLists carve_taps(Carver& carver, const GatheredRows& rows, std::int64_
   taps.lists.counts = carver.take<std::int32_t>(inputs);
   taps.lists.order = carver.take<std::int32_t>(inputs);
   taps.lists.offsets = carver.take<std::uint16_t>(entries);
-  if (!is_bits(rows)) taps.lists.values = carver.take<float>(entries);
+  if (!is_bits(rows)) {
+    taps.lists.values = carver.take<float>(entries);
+    taps.lists.set = carver.take<std::uint64_t>(inputs * block_words);
+  }
   taps.groups = carver.take<TapGroup>(groups * chunks);
   taps.first_group = carver.take<std::int32_t>(chunks + 1);
   taps.zeros = carver.take<std::int32_t>(chunks);
@@ -186,20 +189,20 @@ inline void list_band(const GatheredRows& from, std::int64_t group, const Band& 
   for (std::int64_t chunk = 0; chunk * depth < channels; ++chunk) {
     taps.first_group[chunk] = groups;
     taps.zeros[chunk] = 0;
-    const auto listed = [&](std::int64_t position, std::int32_t count) -> ListedRow {
-      const TapPosition& at = taps.positions[position];
-      if (is_bits(from)) {
-        return {from.words + at.source + chunk * depth / 64, nullptr, at.sum, count};
-      }
-      return {nullptr, from.values + at.source + chunk * depth, at.sum, count};
+    const auto bits_of = [&](const TapPosition& at) {
+      return from.words + at.source + chunk * depth / 64;
+    };
+    const auto values_of = [&](const TapPosition& at) {
+      return from.values + at.source + chunk * depth;
     };
     for (std::int64_t c = 0; c < taps.class_count; ++c) {
       const TapClass& rows = taps.classes[c];
       const std::int64_t positions = rows.end - rows.begin;
       for (std::int64_t p = 0; p < positions; ++p) {
-        const ListedRow row = listed(rows.begin + p, 0);
-        taps.lists.counts[p] = row.bits != nullptr ? count_bits(row.bits, depth / 64)
-                                                   : count_values(row.values, depth);
+        const TapPosition& at = taps.positions[rows.begin + p];
+        taps.lists.counts[p] =
+            is_bits(from) ? count_bits(bits_of(at), depth / 64)
+                          : find_values(values_of(at), depth, taps.lists.set + p * block_words);
       }
       sort_rows(taps.lists.counts, positions, taps.lists.order);
       for (std::int64_t p = 0; p < positions; p += group_rows) {
@@ -210,8 +213,11 @@ inline void list_band(const GatheredRows& from, std::int64_t group, const Band& 
         const std::int64_t count = least(group_rows, positions - p);
         for (std::int64_t i = 0; i < count; ++i) {
           const std::int32_t position = taps.lists.order[p + i];
-          of_group[i] = listed(rows.begin + position, taps.lists.counts[position]);
-          to.column[i] = taps.positions[rows.begin + position].column;
+          const TapPosition& at = taps.positions[rows.begin + position];
+          const bool bits = is_bits(from);
+          of_group[i] = {bits ? bits_of(at) : taps.lists.set + position * block_words,
+                         bits ? nullptr : values_of(at), at.sum, taps.lists.counts[position]};
+          to.column[i] = at.column;
           to.count[i] = of_group[i].count;
         }
         for (std::int64_t i = count; i < group_rows; ++i) {
