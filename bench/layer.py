@@ -15,7 +15,8 @@ LEAST_TASK_VECTORS = 32
 MOST_TASK_VECTORS = 256
 NEAR_WEIGHTS = 1 << 19
 OUTER_TASK_TERMS = 256
-OUTER_TASK_VECTORS = 64
+OUTER_TASK_VECTORS = 32
+KEPT_OUTER_TASK_VECTORS = 64
 FEW_IMAGES = 224
 TASKS_A_THREAD = 4
 LEAST_TAP_CHUNK = 64
@@ -157,14 +158,17 @@ class Layer:
             return min(self.length, SUM_BLOCK), vectors
         if self.is_outer:
             depth = min(self.images * self.out_size**2, SUM_BLOCK)
-            return depth, min(vectors, OUTER_TASK_VECTORS)
+            most = (
+                OUTER_TASK_VECTORS if self.length <= OUTER_TASK_TERMS else KEPT_OUTER_TASK_VECTORS
+            )
+            return depth, _even(vectors, most)
         if self.size == 1 and self.images <= FEW_IMAGES:
             share = -(-vectors // TASKS_A_THREAD)  # weights are read in place, tasks share columns
             vectors = -(-share // PANEL_VECTORS) * PANEL_VECTORS
             return min(self.length, SUM_BLOCK), min(vectors, LEAST_TASK_VECTORS)
-        near = NEAR_WEIGHTS // self.length // (PANEL_VECTORS * lanes) * PANEL_VECTORS
+        near = NEAR_WEIGHTS / self.length / lanes
         most = min(max(near, LEAST_TASK_VECTORS), MOST_TASK_VECTORS)
-        return min(self.length, SUM_BLOCK), min(vectors, most)
+        return min(self.length, SUM_BLOCK), _even(vectors, most)
 
     @property
     def runs(self) -> float:
@@ -181,3 +185,9 @@ class Layer:
         depth, vectors = self.row(lanes)
         side = self.size if self.is_backward else self.out_size
         return self.images * side**2 * self.length * self.columns(lanes) / (depth * vectors)
+
+
+def _even(vectors: int, most: float) -> int:
+    """Vectors of a task, of so few tasks of whole panels as there can be."""
+    tasks = math.ceil(vectors / most)
+    return math.ceil(vectors / tasks / PANEL_VECTORS) * PANEL_VECTORS

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from h2learn import ops
 
@@ -305,8 +305,16 @@ class SpikeTensor(Tensor):
                     f"{func} would write into a SpikeTensor, which is read-only; "
                     "call .to_dense() first"
                 )
-        args, kwargs = tree_map_only(SpikeTensor, lambda s: s._dense(), (args, kwargs))
-        return func(*args, **kwargs)
+        return func(*map(_made_dense, args), **{k: _made_dense(v) for k, v in kwargs.items()})
+
+
+def _made_dense(argument: Any) -> Any:
+    """An operator's argument with dense tensors for packed ones, also in a list of tensors."""
+    if isinstance(argument, SpikeTensor):
+        return argument._dense()
+    if type(argument) in (list, tuple):
+        return type(argument)(map(_made_dense, argument))
+    return argument
 
 
 @functools.lru_cache(maxsize=4096)

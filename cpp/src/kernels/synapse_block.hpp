@@ -32,7 +32,7 @@ struct BlockRows {
 /// The rows in the form that the chosen method reads; made once, used for every panel.
 struct PreparedRows {
   bool event;
-  bool far;            ///< all panels together are more than stays near, and follow one another
+  bool far;            ///< all panels together are more than stays near
   const float* dense;  ///< [rows][sum_block]
   std::int64_t rows;
   std::int64_t depth;
@@ -203,17 +203,22 @@ inline void multiply_rows(const PreparedRows& rows, const float* panel, float* s
   });
 }
 
-/// sums[rows][stride] += rows * panel (= when it is the first block). `next` is the panel to come.
+/// A panel that is to come.
+struct NextPanel {
+  const float* panel;
+  std::int64_t floats;
+};
+
+/// sums[rows][stride] += rows * panel (= when it is the first block).
 template <int vectors, bool once>
-inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel,
-                      const float* next, float* sums, std::int64_t stride, bool first) {
+inline void add_panel(const PreparedRows& rows, bool weighted, const float* panel, NextPanel next,
+                      float* sums, std::int64_t stride, bool first) {
   if (!rows.event) {
     multiply_rows<vectors, once>(rows, panel, sums, stride, first);
     return;
   }
-  const std::int64_t floats = (rows.depth + 1) * vectors * lanes;
-  const Fetch fetch(next, rows.far ? floats * std::int64_t{sizeof(float)} : 0,
-                    rows.lists.group_count);
+  const std::int64_t bytes = next.floats * std::int64_t{sizeof(float)};
+  const Fetch fetch(next.panel, rows.far ? bytes : 0, rows.lists.group_count);
   if (weighted) {
     add_events<vectors, true, once>(rows.lists, panel, fetch, sums, stride, first);
   } else {

@@ -1,8 +1,8 @@
 // Blocks of a task's rows that are kept as lists until all columns have been through them. For
 // kernel sources only.
 //
-// Column after column then, and of a column block after block, so that its sums stay in the
-// first-level cache from the first block to the last, and rows are listed once for all columns.
+// Panel after panel of columns then, and of these block after block, so that a panel's sums stay in
+// a near cache meanwhile, and rows are listed once for all columns.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ struct TaskSums {
 
 class KeptBlocks {
  public:
-  /// `memory` has room for most_kept_blocks (carve_kept_rows()).
+  /// `memory` is carve_kept_rows()'s, of as many blocks as will be added, or of one where panels do
+  /// not stay.
   KeptBlocks(const PreparedRows& memory, Method method, const TaskSums& to)
       : memory_(memory), method_(method), to_(to) {}
 
@@ -71,8 +72,11 @@ class KeptBlocks {
 
   template <int vectors, bool once>
   void add_column(std::int64_t i, std::int64_t column) {
-    const float* const next =
-        i + 1 < count_ ? panel(i + 1, column) : panel(0, column + vectors * lanes);
+    constexpr std::int64_t width = vectors * lanes;
+    const bool last = i + 1 == count_;
+    const std::int64_t block = last ? 0 : i + 1;
+    const NextPanel next = {panel(block, last ? column + width : column),
+                            (rows_[block].depth + 1) * width};
     add_panel<vectors, once>(rows_[i], to_.weighted, panel(i, column), next, to_.sums + column,
                              to_.stride, first_ && i == 0);
   }

@@ -35,7 +35,7 @@ struct Lists {
   std::int64_t entries;  ///< of all groups
   std::uint16_t* offsets;
   float* values;         ///< of the entries; used for float rows only
-  std::uint64_t* set;    ///< [rows][block_words] scratch: what of them is not zero; likewise
+  std::uint64_t* set;    ///< [rows][block_words] scratch: which floats are not zero; likewise
   std::int32_t* order;   ///< [rows] scratch
   std::int32_t* counts;  ///< [rows] scratch
 };

@@ -25,10 +25,12 @@
 namespace h2learn {
 namespace {
 
-/// Fan-in and columns of a task at most: what is listed is used by many panels of gradients, and of
-/// their sums a panel's alone need be near (KeptBlocks).
+/// Fan-in and columns of a task at most: their sums (256 x 512 floats on AVX-512) fill half of
+/// the second-level cache. Where blocks are kept (KeptBlocks), of the sums only a panel's need be
+/// near, and what is listed is used by more panels.
 constexpr std::int64_t task_terms = sum_block;
-constexpr std::int64_t task_columns = 32 * panel_columns;
+constexpr std::int64_t task_columns = 16 * panel_columns;
+constexpr std::int64_t kept_task_columns = 2 * task_columns;
 
 /// Columns whose rows of sums, where they lie a power of two apart, begin at so few places that it
 /// matters (stride_slack).
@@ -75,8 +77,10 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.stretches =
       product.method == Method::tables ? 1 : blocks_of(result.positions, stretch_positions);
   const bool bits = is_bits(rows) || product.method == Method::tables;
-  result.columns = least(task_columns, round_up(result.padded, panel_columns));
-  result.column_chunks = blocks_of(result.padded, result.columns);
+  const bool keeps =
+      product.choice == Choice::gather && product.method != Method::tables && length > task_terms;
+  result.column_chunks = blocks_of(result.padded, keeps ? kept_task_columns : task_columns);
+  result.columns = round_up(blocks_of(result.padded, result.column_chunks), panel_columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering
   // visits all of it at once.
   const std::int64_t others = rows.groups * result.column_chunks * result.stretches;
@@ -160,9 +164,9 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
     case Choice::gather:
       const bool bits = is_bits(product.rows);
       memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
-      memory.prepared =
-          carve_kept_rows(carver, shape.terms, bits, product.method,
-                          blocks_of(least(stretch_positions, shape.positions), sum_block));
+      const std::int64_t kept =
+          shape.shares_panels ? blocks_of(least(stretch_positions, shape.positions), sum_block) : 1;
+      memory.prepared = carve_kept_rows(carver, shape.terms, bits, product.method, kept);
       memory.prepared.far = shape.shares_panels;
       break;
   }
@@ -261,8 +265,7 @@ void add_gradients(const OuterProduct& product, const Cut& shape, const Task& ta
         add_windows<vectors, once>(product.rows.windows, memory.windows, task.first_term,
                                    task.terms, gradients, sums + column, shape.stride, first);
       } else {
-        const float* const next = gradients + (depth + 1) * vectors * lanes;
-        add_panel<vectors, once>(memory.prepared, !is_bits(product.rows), gradients, next,
+        add_panel<vectors, once>(memory.prepared, !is_bits(product.rows), gradients, {},
                                  sums + column, shape.stride, first);
       }
     });

@@ -32,14 +32,15 @@ constexpr std::int64_t task_rows = few_images;
 constexpr std::int64_t tasks_per_thread = 4;
 constexpr std::int64_t least_task_rows = 32;
 
-/// Columns of a task: as many as find their weights near, since each task lists its rows anew.
+/// Columns of a task. Where it keeps its lists (KeptBlocks) they are as many as have near_weights,
+/// since each task lists its rows anew.
 constexpr std::int64_t least_task_columns = 16 * panel_columns;
 constexpr std::int64_t most_task_columns = 8 * least_task_columns;
 
 /// Rows of a task of Method::sampled: a block of its columns' weights is fetched for so many.
 constexpr std::int64_t sampled_rows = 20 * dot_rows;
 
-/// Weights that a second-level cache may hold until the next rows need them.
+/// Weights that a cache may hold until the next rows need them.
 constexpr std::int64_t near_weights = std::int64_t{1} << 19;
 
 /// Blocks of bits gathered at a time.
@@ -72,6 +73,12 @@ struct ProductMemory {
   float* sums;         ///< [rows][sums_stride]
   float* plane_sums;   ///< the same, of one plane of several, where tables make them
 };
+
+/// Whether lists of several blocks are kept until all columns have been through them.
+bool keeps_blocks(const GatherProduct& product) {
+  return product.choice == Choice::gather && product.panels != nullptr &&
+         (product.method == Method::event || product.method == Method::by_density);
+}
 
 /// Floats of the padded copies of a task's images.
 std::int64_t padded_size(const Windows& windows, const Cut& shape) {
@@ -115,8 +122,8 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
   if (product.panels == nullptr) {
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
-  memory.prepared = carve_kept_rows(carver, rows, is_bits(product.rows), product.method,
-                                    blocks_of(product.rows.length, sum_block));
+  const std::int64_t kept = keeps_blocks(product) ? blocks_of(product.rows.length, sum_block) : 1;
+  memory.prepared = carve_kept_rows(carver, rows, is_bits(product.rows), product.method, kept);
   memory.prepared.far = memory.far;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);
@@ -495,6 +502,7 @@ void run_task(const GatherProduct& product, const PanelLayout& layout, const Tas
 Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
   const bool sampled = product.method == Method::sampled;
+  const std::int64_t all_rows = rows.images * rows.positions;
   const std::int64_t most_rows = sampled ? sampled_rows : task_rows;
   Cut shape = {};
   shape.task_columns = sampled ? sampled_columns : least_task_columns;
@@ -502,13 +510,18 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
     // All rows in one task, so that each weight is read once; threads share the columns.
     const std::int64_t share = blocks_of(layout.padded(), threads * tasks_per_thread);
     shape.task_columns = least(least_task_columns, round_up(share, panel_columns));
-  } else if (product.choice == Choice::gather && !sampled) {
-    const std::int64_t near = near_weights / product.rows.length / panel_columns * panel_columns;
-    shape.task_columns = least(most(near, least_task_columns), most_task_columns);
+  } else if (keeps_blocks(product)) {
+    const std::int64_t near =
+        least(most(near_weights / rows.length, least_task_columns), most_task_columns);
+    const std::int64_t tasks = blocks_of(all_rows, least_task_rows) * rows.groups;
+    // Evenly, and not where rows alone are too few for all threads.
+    if (threads == 1 || tasks >= threads * tasks_per_thread) {
+      const std::int64_t chunks = blocks_of(layout.padded(), near);
+      shape.task_columns = round_up(blocks_of(layout.padded(), chunks), panel_columns);
+    }
   }
   shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
   shape.sums_stride = least(layout.padded(), shape.task_columns) + stride_slack;
-  const std::int64_t all_rows = rows.images * rows.positions;
   const std::int64_t share =
       threads == 1 ? most_rows : all_rows * shape.column_tasks / (threads * tasks_per_thread);
   const std::int64_t wanted =

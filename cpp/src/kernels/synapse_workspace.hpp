@@ -54,8 +54,8 @@ inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool bits, Met
   return prepared;
 }
 
-/// Blocks whose lists are kept at a time; none is added to lists of more entries, so that they stay
-/// in the second-level cache.
+/// Blocks whose lists are kept at a time; none is added to lists of more entries, which would not
+/// stay near.
 constexpr std::int64_t most_kept_blocks = 8;
 constexpr std::int64_t most_kept_entries = std::int64_t{1} << 16;
 
