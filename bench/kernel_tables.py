@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as View
@@ -16,6 +17,9 @@ Row = dict[str, Any]
 
 # `auto` may cost this much more than the better of the kernels that it chooses from.
 AUTO_SLACK = 1.15
+# Where events are shown as additions and the rest.
+SHOWN_RATE = 0.15
+FLOAT_BYTES = 4
 # The layer that variants differ from, timed beside one of them.
 BASE_WAY = "h2learn-base"
 _OWN = ("h2learn-event", "h2learn-dense")
@@ -68,9 +72,10 @@ class Goal:
 
 
 def tables(report: Report) -> list[Table]:
-    """All of them: the goals, what `auto` costs, the ceilings, variants, the ratios by kernel."""
+    """All: the goals, what `auto` costs, the ceilings, events, variants, the ratios by kernel."""
     wanted = [
-        _goals(report), _auto(report), _ceilings(report), *_variants(report), *_ratios(report)
+        _goals(report), _auto(report), _ceilings(report), _events(report), *_variants(report),
+        *_ratios(report),
     ]  # fmt: skip
     return [table for table in wanted if table.rows]
 
@@ -172,6 +177,42 @@ def _ceilings(report: Report) -> Table:
     columns = ["target", "threads", "float32, GFLOP/s", "int8, GOP/s", "L1, GB/s", "L2, GB/s",
                "memory read, GB/s", "memory copy, GB/s"]  # fmt: skip
     return Table("Measured ceilings", columns, lines)
+
+
+def _events(report: Report) -> Table:
+    """How the time of `event` falls into additions, which grow with what is not zero, and the rest.
+
+    A straight line through the times at all rates, by least squares of relative errors.
+    """
+    cache = {
+        (ceiling["target"], ceiling["threads"]): ceiling["l1_bytes_per_second"]
+        for ceiling in report["ceilings"]
+    }
+    lines = []
+    measured = [row for row in report.get("measurements", []) if row["macs"]]
+    for key, same in groups(measured, "kernel", "case", "target", "threads"):
+        kernel, case, target, threads = key
+        events = [row for row in same if row["way"] == "h2learn-event"]
+        rivals = [row["ms"] for row in same if row["way"] == "torch-float32"]
+        if len({row["nonzero"] for row in events}) < 3 or not rivals or key[2:] not in cache:
+            continue
+        ms = np.array([row["ms"] for row in events])
+        slope, rest = np.polyfit([row["nonzero"] for row in events], ms, 1, w=1 / ms)
+        shown = min(events, key=lambda row: abs(row["rate"] - SHOWN_RATE))
+        additions = slope * shown["nonzero"]
+        if slope <= 0:
+            continue  # nothing but noise
+        read = shown["macs"] * FLOAT_BYTES / (slope / 1e3)
+        lines.append([
+            kernel, case, target, str(threads), percent(shown["rate"]), f"{shown['ms']:.2f}",
+            f"{rest / shown['ms']:.0%}", f"{read / 1e9:.0f}", f"{cache[key[2:]] / 1e9:.0f}",
+            f"{read / cache[key[2:]]:.0%}", f"{min(rivals) / shown['ms']:.2f}",
+            f"{min(rivals) / additions:.2f}",
+        ])  # fmt: skip
+    columns = ["kernel", "case", "target", "threads", "not zero", "event, ms", "not additions",
+               "added, GB/s", "L1, GB/s", "share", "torch-float32 over it",
+               "over its additions"]  # fmt: skip
+    return Table("Events: additions, and what does not grow with them", columns, lines)
 
 
 def _variants(report: Report) -> Iterator[Table]:

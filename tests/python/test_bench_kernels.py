@@ -301,6 +301,28 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
     assert most["digits", kernels.INT8] == "-"
 
 
+def test_the_time_of_events_is_additions_and_the_rest() -> None:
+    rows = [measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.01, 0.1, 0.15, 0.5)]
+    report = {
+        "rows": [], "goals": [], "variants": [],
+        "measurements": [*rows, measured("torch-float32", 10)],
+        "ceilings": [{"target": "avx2", "threads": 1, **ROOF.as_dict()}],
+    }  # fmt: skip
+    (line,) = next(
+        table.rows for table in kernel_tables.tables(report) if table.title.startswith("Events")
+    )
+    assert line[:6] == ["forward", rows[0]["case"], "avx2", "1", "15 %", "5.00"]
+    assert line[6] == "40%"  # 2 of 5 ms
+    assert line[7:10] == ["200", "400", "50%"]  # 4e9 bytes in 20 ms at a density of 1
+    assert line[10:] == ["2.00", "3.33"]  # 10 ms over 5, and over 3
+
+
+def test_events_of_few_rates_or_without_a_ceiling_are_not_split() -> None:
+    rows = [measured("h2learn-event", 2.0, rate) for rate in (0.01, 0.1)]
+    report = {"rows": [], "goals": [], "variants": [], "ceilings": [], "measurements": rows}
+    assert kernel_tables.tables(report) == []
+
+
 def test_a_variant_stands_beside_torch_and_the_base() -> None:
     case = {"case": "conv:1x1", "flops": 4e9}
     rows = kernels.rows_of(
