@@ -182,7 +182,8 @@ def _ceilings(report: Report) -> Table:
 def _events(report: Report) -> Table:
     """How the time of `event` falls into additions, which grow with what is not zero, and the rest.
 
-    A straight line through the times at all rates, by least squares of relative errors.
+    A straight line through the times at three rates or more, by least squares of relative errors;
+    shown at the rate nearest SHOWN_RATE. Depthwise layers add nothing by events.
     """
     cache = {
         (ceiling["target"], ceiling["threads"]): ceiling["l1_bytes_per_second"]
@@ -194,7 +195,8 @@ def _events(report: Report) -> Table:
         kernel, case, target, threads = key
         events = [row for row in same if row["way"] == "h2learn-event"]
         rivals = [row["ms"] for row in same if row["way"] == "torch-float32"]
-        if len({row["nonzero"] for row in events}) < 3 or not rivals or key[2:] not in cache:
+        few = len({row["nonzero"] for row in events}) < 3
+        if few or not rivals or key[2:] not in cache or "depthwise" in case:
             continue
         ms = np.array([row["ms"] for row in events])
         slope, rest = np.polyfit([row["nonzero"] for row in events], ms, 1, w=1 / ms)

@@ -188,6 +188,6 @@ class Layer:
 
 
 def _even(vectors: int, most: float) -> int:
-    """Vectors of a task, of so few tasks of whole panels as there can be."""
+    """Vectors of the widest task, of so few tasks of whole panels as there can be."""
     tasks = math.ceil(vectors / most)
-    return math.ceil(vectors / tasks / PANEL_VECTORS) * PANEL_VECTORS
+    return min(vectors, math.ceil(vectors / tasks / PANEL_VECTORS) * PANEL_VECTORS)

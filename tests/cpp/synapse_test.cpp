@@ -99,6 +99,21 @@ void for_each_case(Body body) {
   }
 }
 
+/// Spikes of a linear layer: few where `place` (an image or an input, `per_image` says which) is
+/// below 1280, nearly all in the next 256, more than few behind them.
+Spikes uneven_spikes(const Layer& layer, bool per_image, unsigned seed) {
+  Spikes spikes(layer, 1, 0.02, seed);
+  const std::int64_t features = layer.geometry.in_features();
+  const Floats many = random_binary(layer.images * features, 0.9, seed + 1);
+  const Floats some = random_binary(layer.images * features, 0.3, seed + 2);
+  for (std::int64_t i = 0; i < layer.images * features; ++i) {
+    const std::int64_t place = per_image ? i / features : i % features;
+    if (place >= 1280) spikes.counts[size(i)] = (place < 1536 ? many : some)[size(i)];
+  }
+  pack(spikes.counts.data(), layer.images, features, spikes.words.data());
+  return spikes;
+}
+
 TEST(Synapse, ReferenceMatchesTheDefinition) {
   const ForcedTarget forced(Target::scalar);
   for_each_case([](const Layer& layer, double density) {
@@ -148,6 +163,30 @@ TEST(Synapse, ForwardOfCountsIsTheSameBitsEverywhere) {
           [&] { return bits_of(run_forward(layer, spikes, 0.3F, weight, {}, kernel)); });
     }
   });
+}
+
+TEST(Synapse, ListsAreKeptForAllColumnsWithTheSameBitsEverywhere) {
+  // More blocks than are kept at a time, denser ones between them, and several tasks of columns.
+  const Layer layer = {"many blocks and columns", {2500, 1, 1, 530}, 230};
+  const Spikes spikes = uneven_spikes(layer, false, 41);
+  const Floats weight = weights_of(layer.geometry, 44);
+  const Words mask = random_words(layer.images, layer.geometry.in_features(), 0.5, 45);
+  const Layer many_positions = {"many blocks of positions", {300, 1, 1, 530}, 2600};
+  const Spikes over_positions = uneven_spikes(many_positions, true, 46);
+  const Floats gradients =
+      random_floats(many_positions.images * many_positions.geometry.out_features(), -1, 1, 49);
+  for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
+    expect_same_everywhere(
+        [&] { return bits_of(run_forward(layer, spikes, 1, weight, {}, kernel)); });
+    for (double density : {0.05, 0.9}) {  // 0.9: more entries than are kept
+      const Floats sparse =
+          sparse_floats(layer.images * layer.geometry.out_features(), density, 50);
+      expect_same_but_for_fma([&] { return run_backward(layer, sparse, weight, mask, kernel); });
+    }
+    expect_same_everywhere([&] {
+      return bits_of(run_weight_update(many_positions, over_positions, 1, gradients, kernel));
+    });
+  }
 }
 
 TEST(Synapse, EventsOfManyChannelsAreListedOnceForAllTaps) {

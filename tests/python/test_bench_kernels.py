@@ -317,10 +317,24 @@ def test_the_time_of_events_is_additions_and_the_rest() -> None:
     assert line[10:] == ["2.00", "3.33"]  # 10 ms over 5, and over 3
 
 
-def test_events_of_few_rates_or_without_a_ceiling_are_not_split() -> None:
-    rows = [measured("h2learn-event", 2.0, rate) for rate in (0.01, 0.1)]
-    report = {"rows": [], "goals": [], "variants": [], "ceilings": [], "measurements": rows}
-    assert kernel_tables.tables(report) == []
+@pytest.mark.parametrize(
+    ("rates", "targets", "rivals", "slope"),
+    [
+        ([0.01, 0.1], ["avx2"], ["torch-float32"], 9.0),
+        ([0.01, 0.1, 0.5], ["baseline"], ["torch-float32"], 9.0),
+        ([0.01, 0.1, 0.5], ["avx2"], ["torch-bf16"], 9.0),
+        ([0.01, 0.1, 0.5], ["avx2"], ["torch-float32"], -1.0),
+    ],
+    ids=["few rates", "no ceiling", "no rival", "noise"],
+)
+def test_events_that_cannot_be_split_are_left_out(rates, targets, rivals, slope) -> None:
+    rows = [measured("h2learn-event", 2.0 + slope * rate, rate) for rate in rates]
+    report = {
+        "rows": [], "goals": [], "variants": [],
+        "measurements": [*rows, *(measured(rival, 10) for rival in rivals)],
+        "ceilings": [{"target": target, "threads": 1, **ROOF.as_dict()} for target in targets],
+    }  # fmt: skip
+    assert not any(table.title.startswith("Events") for table in kernel_tables.tables(report))
 
 
 def test_a_variant_stands_beside_torch_and_the_base() -> None:

@@ -24,8 +24,8 @@ struct TaskSums {
 
 class KeptBlocks {
  public:
-  /// `memory` is carve_kept_rows()'s, of as many blocks as will be added, or of one where panels do
-  /// not stay.
+  /// `memory` is carve_kept_rows()'s, of as many blocks as will be added; of one where panels do
+  /// not stay or all rows are multiplied densely.
   KeptBlocks(const PreparedRows& memory, Method method, const TaskSums& to)
       : memory_(memory), method_(method), to_(to) {}
 
@@ -72,13 +72,18 @@ class KeptBlocks {
 
   template <int vectors, bool once>
   void add_column(std::int64_t i, std::int64_t column) {
-    constexpr std::int64_t width = vectors * lanes;
+    add_panel<vectors, once>(rows_[i], to_.weighted, panel(i, column), next_panel(i, column),
+                             to_.sums + column, to_.stride, first_ && i == 0);
+  }
+
+  /// That of the next block or, behind the last, the first of the next columns.
+  NextPanel next_panel(std::int64_t i, std::int64_t column) const {
     const bool last = i + 1 == count_;
+    if (last) column += panel_columns;
+    if (column >= to_.columns) return {};
     const std::int64_t block = last ? 0 : i + 1;
-    const NextPanel next = {panel(block, last ? column + width : column),
-                            (rows_[block].depth + 1) * width};
-    add_panel<vectors, once>(rows_[i], to_.weighted, panel(i, column), next, to_.sums + column,
-                             to_.stride, first_ && i == 0);
+    return {panel(block, column),
+            (rows_[block].depth + 1) * least(panel_columns, to_.columns - column)};
   }
 
   const PreparedRows& memory_;

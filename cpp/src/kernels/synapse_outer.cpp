@@ -77,8 +77,12 @@ Cut cut(const OuterProduct& product, std::int64_t threads) {
   result.stretches =
       product.method == Method::tables ? 1 : blocks_of(result.positions, stretch_positions);
   const bool bits = is_bits(rows) || product.method == Method::tables;
-  const bool keeps =
-      product.choice == Choice::gather && product.method != Method::tables && length > task_terms;
+  // Wide tasks where blocks are kept, unless that leaves threads without work.
+  const std::int64_t wide_tasks = rows.groups * blocks_of(length, task_terms) * result.stretches *
+                                  blocks_of(result.padded, kept_task_columns);
+  const bool keeps = product.choice == Choice::gather && length > task_terms &&
+                     (product.method == Method::event || product.method == Method::by_density) &&
+                     (threads == 1 || is_bits(rows) || wide_tasks >= threads * tasks_per_thread);
   result.column_chunks = blocks_of(result.padded, keeps ? kept_task_columns : task_columns);
   result.columns = round_up(blocks_of(result.padded, result.column_chunks), panel_columns);
   // Where stretches and columns leave threads without work, fan-in is cut finer; but scattering

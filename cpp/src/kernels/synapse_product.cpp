@@ -32,8 +32,8 @@ constexpr std::int64_t task_rows = few_images;
 constexpr std::int64_t tasks_per_thread = 4;
 constexpr std::int64_t least_task_rows = 32;
 
-/// Columns of a task. Where it keeps its lists (KeptBlocks) they are as many as have near_weights,
-/// since each task lists its rows anew.
+/// Columns of a task. Where it keeps its lists (KeptBlocks) there are more than the least, as long
+/// as these have no more than near_weights: each task lists its rows anew.
 constexpr std::int64_t least_task_columns = 16 * panel_columns;
 constexpr std::int64_t most_task_columns = 8 * least_task_columns;
 
@@ -522,6 +522,7 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   }
   shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
   shape.sums_stride = least(layout.padded(), shape.task_columns) + stride_slack;
+  // Tasks of columns are work to share, too.
   const std::int64_t share =
       threads == 1 ? most_rows : all_rows * shape.column_tasks / (threads * tasks_per_thread);
   const std::int64_t wanted =

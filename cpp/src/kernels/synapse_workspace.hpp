@@ -59,7 +59,7 @@ inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool bits, Met
 constexpr std::int64_t most_kept_blocks = 8;
 constexpr std::int64_t most_kept_entries = std::int64_t{1} << 16;
 
-/// The same for KeptBlocks, of which there are up to `blocks`.
+/// The same for KeptBlocks, to which `blocks` blocks are added.
 inline PreparedRows carve_kept_rows(Carver& carver, std::int64_t rows, bool bits, Method method,
                                     std::int64_t blocks) {
   return carve_rows(carver, rows, bits, method, least(blocks, most_kept_blocks),
