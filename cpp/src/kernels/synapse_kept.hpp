@@ -24,7 +24,7 @@ struct TaskSums {
 
 class KeptBlocks {
  public:
-  /// `memory` is carve_kept_rows()'s, of as many blocks as will be added; of one where panels do
+  /// `memory` is carve_rows()'s, of as many blocks as will be added; of one where panels do
   /// not stay or all rows are multiplied densely.
   KeptBlocks(const PreparedRows& memory, Method method, const TaskSums& to)
       : memory_(memory), method_(method), to_(to) {}

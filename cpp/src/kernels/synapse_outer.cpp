@@ -170,7 +170,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
       memory.transposed = carve_transposed(carver, bits, shape.terms, sum_block);
       const std::int64_t kept =
           shape.shares_panels ? blocks_of(least(stretch_positions, shape.positions), sum_block) : 1;
-      memory.prepared = carve_kept_rows(carver, shape.terms, bits, product.method, kept);
+      memory.prepared = carve_rows(carver, shape.terms, bits, product.method, kept);
       memory.prepared.far = shape.shares_panels;
       break;
   }

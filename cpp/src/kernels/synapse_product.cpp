@@ -123,7 +123,7 @@ ProductMemory carve(const GatherProduct& product, const Cut& shape, Carver& carv
     memory.panels = carver.take<float>((sum_block + 1) * shape.task_columns);
   }
   const std::int64_t kept = keeps_blocks(product) ? blocks_of(product.rows.length, sum_block) : 1;
-  memory.prepared = carve_kept_rows(carver, rows, is_bits(product.rows), product.method, kept);
+  memory.prepared = carve_rows(carver, rows, is_bits(product.rows), product.method, kept);
   memory.prepared.far = memory.far;
   if (is_bits(product.rows)) {
     memory.bits = carver.take<std::uint64_t>(gathered_blocks * rows * block_words);

@@ -33,37 +33,31 @@ class Carver {
   std::size_t used_ = 0;
 };
 
-/// What prepare_rows() needs for blocks of `rows` rows; `bits`: rows are those, not values. Lists
-/// are of up to `blocks` blocks, the last of them behind `entries` entries.
-inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool bits, Method method,
-                               std::int64_t blocks = 1, std::int64_t entries = 0) {
-  PreparedRows prepared = {};
-  Lists& lists = prepared.lists;
-  lists.counts = carver.take<std::int32_t>(rows);
-  if (method != Method::dense) {
-    const std::int64_t capacity = entries + list_capacity(rows);
-    lists.order = carver.take<std::int32_t>(rows);
-    lists.groups = carver.take<ListGroup>(blocks * blocks_of(rows, group_rows));
-    lists.offsets = carver.take<std::uint16_t>(capacity);
-    if (!bits) {
-      lists.values = carver.take<float>(capacity);
-      lists.set = carver.take<std::uint64_t>(rows * block_words);
-    }
-  }
-  if (method != Method::event && bits) prepared.expanded = carver.take<float>(rows * sum_block);
-  return prepared;
-}
-
 /// Blocks whose lists are kept at a time; none is added to lists of more entries, which would not
 /// stay near.
 constexpr std::int64_t most_kept_blocks = 8;
 constexpr std::int64_t most_kept_entries = std::int64_t{1} << 16;
 
-/// The same for KeptBlocks, to which `blocks` blocks are added.
-inline PreparedRows carve_kept_rows(Carver& carver, std::int64_t rows, bool bits, Method method,
-                                    std::int64_t blocks) {
-  return carve_rows(carver, rows, bits, method, least(blocks, most_kept_blocks),
-                    blocks > 1 ? most_kept_entries : 0);
+/// What prepare_rows() needs for blocks of `rows` rows, and KeptBlocks to keep the lists of
+/// `blocks` of them; `bits`: rows are those, not values.
+inline PreparedRows carve_rows(Carver& carver, std::int64_t rows, bool bits, Method method,
+                               std::int64_t blocks) {
+  PreparedRows prepared = {};
+  Lists& lists = prepared.lists;
+  lists.counts = carver.take<std::int32_t>(rows);
+  if (method != Method::dense) {
+    const std::int64_t kept = least(blocks, most_kept_blocks);
+    const std::int64_t entries = (kept > 1 ? most_kept_entries : 0) + list_capacity(rows);
+    lists.order = carver.take<std::int32_t>(rows);
+    lists.groups = carver.take<ListGroup>(kept * blocks_of(rows, group_rows));
+    lists.offsets = carver.take<std::uint16_t>(entries);
+    if (!bits) {
+      lists.values = carver.take<float>(entries);
+      lists.set = carver.take<std::uint64_t>(rows * block_words);
+    }
+  }
+  if (method != Method::event && bits) prepared.expanded = carver.take<float>(rows * sum_block);
+  return prepared;
 }
 
 }  // namespace
