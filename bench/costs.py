@@ -15,7 +15,7 @@ from pathlib import Path
 
 import choice
 from choice import Choice, Constants, Row, Sample
-from layer import PANEL_VECTORS, Layer
+from layer import PANEL_VECTORS, SUM_BLOCK, Layer
 
 FILE = Path(__file__).parent.parent / "cpp/src/kernels/costs.inc"
 NARROW_WINDOWS = 8
@@ -34,6 +34,9 @@ class Costs(Constants):
     value_event: float
     start_sum: float
     start_tap: float
+    walk_bit: float
+    walk_event: float
+    start_walk: float
     next_bit: float
     next_output: float
     next_weight: float
@@ -87,7 +90,7 @@ class KernelChoice(Choice):
     """Between the ways to make one product.
 
     ``event`` and ``dense`` are of rows that are gathered, ``windows`` is dense in place, ``taps``
-    by events that are listed once for all taps.
+    by events that are listed once for all taps, ``walk`` by those of a linear layer's row at once.
 
     Attributes:
         lanes: floats of a vector.
@@ -95,7 +98,7 @@ class KernelChoice(Choice):
 
     lanes: int
 
-    ways = ("windows", "dense", "event", "taps", "scatter")
+    ways = ("windows", "dense", "event", "taps", "scatter", "walk")
     unit = "vectors multiplied and added"
     groups = "product"
 
@@ -104,6 +107,7 @@ class KernelChoice(Choice):
         impossible = set() if layer.has_windows else {"windows"}
         impossible |= set() if layer.can_list_taps else {"taps"}
         impossible |= set() if layer.can_scatter else {"scatter"}
+        impossible |= set() if layer.can_walk else {"walk"}
         return [way for way in self.ways if way not in impossible]
 
     def group(self, layer: Layer) -> str:
@@ -137,6 +141,12 @@ class KernelChoice(Choice):
                 f"list_{kind}": depth * layer.reached / layer.kernel**2,
                 f"{kind}_event": vectors * events,
                 "start_tap": vectors * depth * layer.reached / layer.tap_chunk,
+            }
+        if way == "walk":
+            return {
+                "walk_bit": depth * vectors / layer.columns(self.lanes),  # once for all tasks
+                "walk_event": vectors * events,
+                "start_walk": vectors / math.ceil(layer.length / SUM_BLOCK),
             }
         gathering = {}
         if layer.has_windows or layer.can_list_taps:

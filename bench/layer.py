@@ -10,6 +10,7 @@ from kernel_tables import percent
 SUM_BLOCK = 256
 PANEL_VECTORS = 2
 MOST_SCATTERED = 1024
+MOST_WALK_TERMS = 1 << 13
 WINDOWS_IN_A_ROW = range(4, 1025)
 LEAST_TASK_VECTORS = 32
 MOST_TASK_VECTORS = 256
@@ -132,6 +133,16 @@ class Layer:
             and not self.is_outer
             and (self.is_backward or self.stride == 1)
             and self.tap_chunk >= LEAST_TAP_CHUNK
+        )
+
+    @property
+    def can_walk(self) -> bool:
+        """A row's events are added at once: spikes of a linear layer."""
+        return (
+            self.is_bits
+            and not self.is_outer
+            and self.size == 1
+            and self.length <= MOST_WALK_TERMS
         )
 
     @property

@@ -53,6 +53,7 @@
 #include "h2learn/weight_update.hpp"
 #include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_taps.hpp"
+#include "kernels/synapse_walk.hpp"
 #include "synapse_plan.hpp"
 
 namespace {
@@ -168,12 +169,13 @@ class Product {
     product_.scale = 1;
     product_.rounds_once = job.product == "forward_values";
     product_.out = out_.data();
-    kept_ = add_weights(kernels_, geometry_, backward ? PackFor::backward : PackFor::forward,
-                        weight_.data(), product_);
+    use_ = backward ? PackFor::backward : PackFor::forward;
+    kept_ = add_weights(kernels_, geometry_, use_, weight_.data(), product_);
   }
 
   bool has_windows() const { return h2learn::has_windows(rows_); }
   bool can_scatter() const { return h2learn::can_scatter(rows_); }
+  bool can_walk() const { return !outer_ && h2learn::can_walk(rows_); }
   bool can_list_taps() const { return !outer_ && h2learn::can_list_taps(rows_, few_images); }
 
   Choice choose(Method method) const {
@@ -187,6 +189,8 @@ class Product {
       product_.rows = rows_;
       product_.method = method;
       product_.choice = choice;
+      // Walking packs weights of its own: where it can be chosen, the others pay for theirs, too.
+      if (can_walk()) kept_ = add_weights(kernels_, geometry_, use_, weight_.data(), product_);
       kernels_.gather_product(product_);
       return;
     }
@@ -229,6 +233,7 @@ class Product {
   std::vector<float> out_;
   GatheredRows rows_ = {};
   std::int64_t columns_ = 0;
+  PackFor use_ = PackFor::forward;
   std::shared_ptr<const PackedWeights> kept_;
   GatherProduct product_ = {};
 };
@@ -283,11 +288,15 @@ void measure_product(const Job& job, int rounds) {
   if (product.can_list_taps()) {
     ways.push_back({"taps", [&] { product.run(Method::event, Choice::taps); }});
   }
+  if (product.can_walk()) {
+    ways.push_back({"walk", [&] { product.run(Method::event, Choice::walk); }});
+  }
   const Choice choice = choose();
   measure(std::move(ways),
           choice == Choice::windows   ? "windows"
           : choice == Choice::taps    ? "taps"
           : choice == Choice::scatter ? "scatter"
+          : choice == Choice::walk    ? "walk"
                                       : "gather",
           rounds);
 }

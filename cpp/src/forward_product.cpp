@@ -69,9 +69,11 @@ void ForwardProduct::prepare(Method method) {
   product_.bias = bias_;
   product_.method = method;
   const PackFor use = tables ? PackFor::tables : PackFor::forward;
+  if (product_.rows.images > 0) {
+    product_.choice = kernels_->choose_product(product_.rows, product_.columns, method);
+  }
   kept_ = add_weights(*kernels_, geometry_, use, weight_, product_);
   if (product_.rows.images == 0) return;
-  product_.choice = kernels_->choose_product(product_.rows, product_.columns, method);
   plan_->add_runs(product_.choice, product_.rows);
 }
 

@@ -189,6 +189,44 @@ TEST(Synapse, ListsAreKeptForAllColumnsWithTheSameBitsEverywhere) {
   }
 }
 
+TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) {
+  // Blocks and words that end early, vectors of columns of every number, more rows than a piece and
+  // than a wave, and rows of all and of nothing.
+  const std::vector<Layer> linear = {
+      {"blocks", {1300, 1, 1, 150}, 300},   {"one block", {70, 1, 1, 3}, 17000},
+      {"two vectors", {513, 1, 1, 25}, 40}, {"one row", {256, 1, 1, 64}, 1},
+      {"one input", {1, 1, 1, 40}, 9},
+  };
+  for (const Layer& layer : linear) {
+    SCOPED_TRACE(layer.name);
+    const std::int64_t features = layer.geometry.in_features();
+    Spikes spikes(layer, 1, 0.01, 51);
+    for (std::int64_t i = 0; i < features; ++i) spikes.counts[size(i)] = 1;
+    for (std::int64_t i = features; i < std::min<std::int64_t>(layer.images, 3) * features; ++i) {
+      spikes.counts[size(i)] = 0;
+    }
+    pack(spikes.counts.data(), layer.images, features, spikes.words.data());
+    const Floats weight = weights_of(layer.geometry, 52);
+    const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 53);
+    for (const Floats& added : {Floats(), bias}) {
+      for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
+        expect_same_everywhere(
+            [&] { return bits_of(run_forward(layer, spikes, 0.7F, weight, added, kernel)); });
+      }
+    }
+  }
+  const Spikes spikes(linear[0], 1, 0.01, 54);
+  const GatherPlan plan(linear[0].geometry, GatherPlan::Rows::windows);
+  on_each_target(
+      [&] {
+        const SynapseKernels& picked = detail::pick_synapse_kernels();
+        const GatheredRows rows = plan.of_spikes(spikes.view());
+        EXPECT_EQ(picked.choose_product(rows, 150, Method::event), Choice::walk);
+        EXPECT_EQ(picked.choose_product(rows, 150, Method::dense), Choice::gather);
+      },
+      Target::baseline);
+}
+
 TEST(Synapse, EventsOfManyChannelsAreListedOnceForAllTaps) {
   const auto count = [] {
     int forward = 0;

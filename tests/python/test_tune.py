@@ -18,7 +18,8 @@ from layer import Layer
 
 KNOWN = Costs(
     gather_row=60.0, gather_run=35.0, gather_values=80.0, list_bit=0.3, list_value=6.0,
-    bit_event=1.4, value_event=1.9, start_sum=8.0, start_tap=13.0, next_bit=20.0, next_output=3.0,
+    bit_event=1.4, value_event=1.9, start_sum=8.0, start_tap=13.0, walk_bit=0.2, walk_event=2.5,
+    start_walk=2.0, next_bit=20.0, next_output=3.0,
     next_weight=9.0, bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
 )  # fmt: skip
 OTHER = Costs(**{name: 3.0 * value for name, value in KNOWN.as_dict().items()})
@@ -121,7 +122,8 @@ def test_losses_are_the_chosen_ones_times_over_the_best() -> None:
 
 def test_events_are_chosen_where_they_are_few() -> None:
     layer = Layer("forward", 784, 1, 512, 1, 0, 1, 512, 0.01)
-    assert CHOICE.choose(layer, KNOWN) == "event"
+    assert CHOICE.choose(layer, KNOWN) == "walk"
+    assert CHOICE.choose(dataclasses.replace(layer, density=0.1), KNOWN) == "event"
     assert CHOICE.choose(dataclasses.replace(layer, density=0.99), KNOWN) == "dense"
     image = Layer("forward", 2, 34, 16, 5, 0, 1, 8, 0.01)
     assert CHOICE.ways_of(image) == ["windows", "dense", "event", "scatter"]
@@ -171,14 +173,15 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
         pytest.skip("h2learn_tune is not built: make cpp-test, or make tune")
     shapes = [(2, 34, 16, 5, 0, 1, 4), (40, 12, 48, 3, 1, 1, 2), (64, 8, 40, 1, 0, 1, 4),
               (128, 9, 64, 3, 1, 1, 2), (192, 6, 70, 3, 0, 1, 3),
-              (24, 9, 8, 3, 1, 2, 4), (128, 4, 96, 3, 1, 1, 2)]  # fmt: skip
+              (24, 9, 8, 3, 1, 2, 4), (128, 4, 96, 3, 1, 1, 2),
+              (784, 1, 96, 1, 0, 1, 300), (2000, 1, 40, 1, 0, 1, 300)]  # fmt: skip
     layers = [
         Layer(product, *shape, density)
         for product in tune.PRODUCTS
         for shape in shapes
         for density in (0.01, 0.1, 0.3, 0.6)
     ]
-    layers = [layer for layer in layers if layer.has_windows]
+    layers = [layer for layer in layers if layer.has_windows or layer.can_walk]
     target = tune.TARGETS[-1]
     kernel_choice = KernelChoice(tune.WIDTHS[target] // 4)
     constants = costs.parse(costs.FILE.read_text())[tune.WIDTHS[target]].costs
@@ -191,10 +194,10 @@ def test_the_core_chooses_as_foretold(tmp_path: Path) -> None:
         least, second, *_ = sorted(prices)
         if second > 1.1 * least:  # else the density that was drawn decides
             found = kernel_choice.choose(sample.layer, constants)
-            reading = found if found in ("windows", "taps", "scatter") else "gather"
+            reading = found if found in ("windows", "taps", "scatter", "walk") else "gather"
             assert sample.chosen == reading, sample.layer
             seen.add(found)
-    assert seen >= {"windows", "event", "taps", "scatter"}
+    assert seen >= {"windows", "event", "taps", "scatter", "walk"}
 
 
 def test_a_program_that_fails_writes_nothing(tmp_path: Path, capsys) -> None:

@@ -92,8 +92,9 @@ enum class Method { by_density, event, dense, tables, sampled };
 /// How the left operand is read.
 /// `windows`: multiplied densely, where it lies. `taps`: by events, listed for all taps.
 /// `scatter`: added to the sums that a bit reaches, bit by bit. `depthwise`: a channel a lane, by a
-/// kernel of its own.
-enum class Choice { gather, windows, taps, scatter, depthwise };
+/// kernel of its own. `walk`: by events, a row of a linear layer at a time; reads its weights in
+/// place.
+enum class Choice { gather, windows, taps, scatter, depthwise, walk };
 
 /// Shape of the table engine (LutShape).
 struct Tables {
@@ -151,7 +152,7 @@ enum class PackFor { forward, backward, tables, sampled };
 struct SynapseKernels {
   bool (*all_finite)(const float* values, std::int64_t count);
   /// Whether gather_product() reads the product's `weight` in place: a linear layer with so few
-  /// images that each weight would be packed to be used once, and depthwise ones.
+  /// images that each weight would be packed to be used once, depthwise ones, and Choice::walk.
   bool (*reads_in_place)(const GatherProduct& product);
   /// Floats that pack_weights() needs.
   std::int64_t (*packed_size)(const WeightShape& shape, PackFor use);

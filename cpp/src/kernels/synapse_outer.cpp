@@ -163,6 +163,7 @@ OuterMemory carve(const OuterProduct& product, const Cut& shape, Carver& carver)
       memory.scattered = carver.take<float>(product.rows.length * panel_columns);
       break;
     case Choice::taps:  // of products only
+    case Choice::walk:
     case Choice::depthwise:
       break;  // has memory of its own
     case Choice::gather:

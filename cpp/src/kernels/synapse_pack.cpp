@@ -89,6 +89,13 @@ bool pack_outputs(const WeightShape& shape, const PanelLayout& layout, const flo
       for (std::int64_t element = chunk * element_chunk; element < end; element += lanes) {
         Floats tile[lanes];
         flaws |= load_elements(rows + element, elements, outputs, end - element, tile);
+        if (shape.taps == 1) {  // elements are terms, and a vector's are of one block
+          float* const first = panels + to.element(element);
+          for (int i = 0; i < lanes && element + i < end; ++i) {
+            store(first + i * to.width(), tile[i]);
+          }
+          continue;
+        }
         for (int i = 0; i < lanes && element + i < end; ++i, place.advance()) {
           store(panels + to.element(place.term()), tile[i]);
         }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/synapse_gather.hpp"
+#include "kernels/transpose.hpp"
 #include "kernels/vec.hpp"
 
 namespace h2learn {
@@ -59,6 +60,9 @@ class PanelColumn {
         block_floats_((layout.block + 1) * layout.padded()),
         begin_(group * layout.group_floats() + column - first_) {}
 
+  /// Floats from a term to the next of its block.
+  std::int64_t width() const { return width_; }
+
   std::int64_t element(std::int64_t term) const {
     const std::int64_t number = layout_.number(term);
     const std::int64_t block = number * layout_.block;
@@ -73,6 +77,20 @@ class PanelColumn {
   std::int64_t block_floats_;
   std::int64_t begin_;
 };
+
+/// One vector of columns, `stride` floats from term to term, from rows that hold the terms of a
+/// column each, of which the first `columns` exist; zeros beyond.
+inline void transpose_columns(const float* rows, std::int64_t row, std::int64_t depth,
+                              std::int64_t columns, std::int64_t stride, float* to) {
+  for (std::int64_t k = 0; k < depth; k += lanes) {
+    Floats tile[lanes];
+    for (int i = 0; i < lanes; ++i) {
+      tile[i] = i < columns ? load_first(rows + i * row + k, depth - k) : Floats{};
+    }
+    transpose(tile);
+    for (int i = 0; i < lanes && k + i < depth; ++i) store(to + (k + i) * stride, tile[i]);
+  }
+}
 
 /// Panels of one block, `columns` (whole vectors) wide, and their rows of zeros, from rows that
 /// hold a term's columns each, of which `left` exist. A row at a time: each may lie on a page of

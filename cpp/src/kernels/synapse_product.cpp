@@ -15,9 +15,9 @@
 #include "kernels/synapse_scatter.hpp"
 #include "kernels/synapse_tables.hpp"
 #include "kernels/synapse_taps.hpp"
+#include "kernels/synapse_walk.hpp"
 #include "kernels/synapse_window.hpp"
 #include "kernels/synapse_workspace.hpp"
-#include "kernels/transpose.hpp"
 #include "scratch.hpp"
 
 namespace h2learn {
@@ -276,16 +276,8 @@ void pack_in_place(const GatherProduct& product, const Task& task, std::int64_t 
     const std::int64_t width = least(panel_columns, task.columns - panel);
     float* const to = panels + panel * (depth + 1) + column - panel;
     store(to + depth * width, Floats{});
-    const float* const from = product.weight + (task.first_column + column) * row + term;
-    const std::int64_t outputs = least(lanes, left - column);
-    for (std::int64_t k = 0; k < depth; k += lanes) {
-      Floats tile[lanes];
-      for (int i = 0; i < lanes; ++i) {
-        tile[i] = i < outputs ? load_first(from + i * row + k, depth - k) : Floats{};
-      }
-      transpose(tile);
-      for (int i = 0; i < lanes && k + i < depth; ++i) store(to + (k + i) * width, tile[i]);
-    }
+    transpose_columns(product.weight + (task.first_column + column) * row + term, row, depth,
+                      left - column, width, to);
   }
 }
 
@@ -563,6 +555,7 @@ namespace H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
   if (is_depthwise(rows, columns, method)) return Choice::depthwise;
+  if (can_walk(rows) && walk_pays(rows, columns, method)) return Choice::walk;
   const bool narrow = rows.windows.width <= narrow_windows;
   const bool taps = can_list_taps(rows, task_rows);
   return choose(rows, method, columns,
@@ -572,7 +565,9 @@ Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method met
 
 bool reads_in_place(const GatherProduct& product) {
   const GatheredRows& rows = product.rows;
-  if (is_depthwise(rows, product.columns, product.method)) return true;
+  if (is_depthwise(rows, product.columns, product.method) || product.choice == Choice::walk) {
+    return true;
+  }
   const Windows& windows = rows.windows;
   const bool one_tap =
       windows.runs != nullptr && windows.window_height == 1 && windows.window_width == 1;
@@ -594,6 +589,9 @@ void gather_product(const GatherProduct& product) {
                               product.method == Method::tables ? length : sum_block};
   const int threads = threads_for(product.rows.images * product.rows.positions * product.columns *
                                   product.rows.groups * length);
+  if (product.choice == Choice::walk) {
+    return walk_product(product, threads, threads == 1 ? 1 : threads * tasks_per_thread);
+  }
   const Cut shape = cut(product, layout, threads);
   Carver sizes(nullptr);
   carve(product, shape, sizes);

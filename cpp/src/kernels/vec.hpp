@@ -177,6 +177,20 @@ H2LEARN_INLINE void visit_rounding(bool once, Visit visit) {
 /// Lanes of `yes` where the mask is all ones, of `no` where it is all zeros.
 H2LEARN_INLINE Floats select(Ints mask, Floats yes, Floats no) { return mask ? yes : no; }
 
+/// The bits of `value` that are set in the mask, and those that are not.
+H2LEARN_INLINE Floats keep_masked(Floats value, Ints mask) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(value) & mask);
+}
+H2LEARN_INLINE Floats drop_masked(Floats value, Ints mask) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_andnot_ps(0xFFFF, reinterpret_cast<__m512>(mask), value);
+#elif defined(__AVX2__)  // written with operators, a mask is made, inverted and spread once more
+  return _mm256_andnot_ps(reinterpret_cast<__m256>(mask), value);
+#else
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(value) & ~mask);
+#endif
+}
+
 /// Lane i is lane `index[i]` of `a`, or lane `index[i] - lanes` of `b`; of vectors of any lanes.
 template <int... index, typename Vector>
 H2LEARN_INLINE Vector shuffle(Vector a, Vector b) {

@@ -1,0 +1,213 @@
+// Linear layers of few spikes. A row of spikes walks through all its events once for a chunk of
+// columns, with its sums in registers from the first event to the last; the chunk's weights are
+// packed right before, and stay near until all rows have been through them. For kernel sources
+// only.
+//
+// Lists of blocks (synapse_lists.hpp) are sorted, interleaved, and added to sums in memory, which
+// takes longer than adding where a block has two or three events. Here the last event of a block
+// says so, and by a mask the block is then added to the sum, in the order of the other kernels.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+
+#include "kernels/synapse_block.hpp"
+#include "kernels/synapse_panels.hpp"
+#include "kernels/synapse_workspace.hpp"
+#include "scratch.hpp"
+
+namespace h2learn {
+namespace {
+
+/// Vectors of a chunk of columns: their sums and blocks fill AVX2's registers.
+constexpr int walk_vectors = 4;
+
+/// Terms up to which a chunk's weights stay near.
+constexpr std::int64_t most_walk_terms = std::int64_t{1} << 13;
+
+/// Rows whose events are listed at a time, which bounds the lists; a piece of them is one thread's.
+constexpr std::int64_t wave_rows = std::int64_t{1} << 14;
+constexpr std::int64_t piece_rows = 256;
+
+/// Rows for which a task packs a chunk of weights, at least.
+constexpr std::int64_t least_walk_rows = 128;
+
+struct WalkEvent {
+  std::uint32_t term;
+  std::int32_t ends;  ///< all ones if it is its block's last, else 0
+};
+
+/// A row's events.
+struct WalkRow {
+  const WalkEvent* begin;
+  const WalkEvent* end;
+};
+
+/// Events that list_events() may write before and behind those that there are.
+constexpr std::int64_t walk_slack_before = 1;
+constexpr std::int64_t walk_slack_behind = 2;
+constexpr std::int64_t walk_slack = walk_slack_before + walk_slack_behind;
+
+/// True for spikes of a linear layer: an image is a row.
+inline bool can_walk(const GatheredRows& rows) {
+  const Windows& windows = rows.windows;
+  return is_bits(rows) && rows.groups == 1 && rows.positions == 1 && windows.image_height == 1 &&
+         windows.image_width == 1 && windows.window_height == 1 && windows.window_width == 1 &&
+         rows.length <= most_walk_terms;
+}
+
+/// Lists what is set in a row; returns the end. Words seldom have more than two events, and a
+/// branch for each would often be foreseen wrongly: so two are written, whether they are there or
+/// not.
+H2LEARN_INLINE WalkEvent* list_events(const std::uint64_t* words, std::int64_t word_count,
+                                      WalkEvent* to) {
+  constexpr std::uint64_t any = std::uint64_t{1} << 63;  // of no bits there is no first
+  for (std::int64_t w = 0; w < word_count; ++w) {
+    const auto first = static_cast<std::uint32_t>(w * 64);
+    const auto event = [&](std::uint64_t set) {
+      return WalkEvent{first + static_cast<std::uint32_t>(__builtin_ctzll(set)), 0};
+    };
+    const int count = popcount(words[w]);
+    std::uint64_t set = words[w];
+    to[0] = event(set | any);
+    set &= set - 1;
+    to[1] = event(set | any);
+    for (int i = 2; i < count; ++i) {
+      set &= set - 1;
+      to[i] = event(set);
+    }
+    to += count;
+    // Where the block has no event, the one before it ends a block already.
+    if (w % block_words == block_words - 1 || w == word_count - 1) to[-1].ends = -1;
+  }
+  return to;
+}
+
+/// out[count][stride] = scale * sums + bias, of a chunk of columns, of which `left` exist.
+template <int vectors>
+H2LEARN_TILE void walk_rows(const WalkRow* rows, std::int64_t count, const float* panel,
+                            float scale, const float* bias, std::int64_t left, float* out,
+                            std::int64_t stride) {
+  for (std::int64_t r = 0; r < count; ++r, out += stride) {
+    Floats block[vectors] = {};
+    Floats sum[vectors] = {};
+    for (const WalkEvent* event = rows[r].begin; event < rows[r].end; ++event) {
+      const float* const weights = panel + std::int64_t{event->term} * (vectors * lanes);
+      const Ints ends = broadcast(event->ends);
+      H2LEARN_UNROLL
+      for (int v = 0; v < vectors; ++v) {
+        block[v] += load(weights + v * lanes);
+        sum[v] += keep_masked(block[v], ends);
+        block[v] = drop_masked(block[v], ends);
+      }
+    }
+    H2LEARN_UNROLL
+    for (int v = 0; v < vectors; ++v) {
+      const std::int64_t columns = left - v * lanes;
+      Floats value = sum[v] * scale;
+      if (bias != nullptr) value += load_first(bias + v * lanes, columns);
+      store_first(out + v * lanes, value, columns);
+    }
+  }
+}
+
+/// How a wave is shared out: chunks of columns times parts of the rows.
+struct WalkCut {
+  std::int64_t chunks;
+  std::int64_t parts;
+  std::int64_t part_rows;
+};
+
+inline WalkCut cut_walk(std::int64_t rows, std::int64_t columns, std::int64_t tasks) {
+  WalkCut cut = {blocks_of(columns, walk_vectors * lanes), 1, rows};
+  // Each task packs its weights, so rows are cut only where there are too few chunks.
+  if (tasks > cut.chunks) {
+    cut.part_rows = most(blocks_of(rows, blocks_of(tasks, cut.chunks)), least_walk_rows);
+    cut.parts = blocks_of(rows, cut.part_rows);
+  }
+  return cut;
+}
+
+/// Lists the events of `count` rows from `first` on, pieces of them in the lists that follow
+/// `piece_events`, which say where.
+inline void list_wave(const GatheredRows& from, std::int64_t first, std::int64_t count,
+                      std::int64_t piece, WalkEvent* to, WalkRow* rows) {
+  const std::int64_t end = least((piece + 1) * piece_rows, count);
+  for (std::int64_t r = piece * piece_rows; r < end; ++r) {
+    rows[r].begin = to;
+    to = list_events(from.words + (first + r) * from.words_per_image, from.words_per_image, to);
+    rows[r].end = to;
+  }
+}
+
+/// The product of `count` rows from `first` on.
+inline void walk_wave(const GatherProduct& product, std::int64_t first, std::int64_t count,
+                      int threads, std::int64_t tasks) {
+  const GatheredRows& from = product.rows;
+  const std::int64_t length = from.length;
+  const std::int64_t pieces = blocks_of(count, piece_rows);
+  const WalkCut cut = cut_walk(count, product.columns, tasks);
+  const std::int64_t panel_floats = length * walk_vectors * lanes;
+  std::int64_t* piece_events = nullptr;
+  WalkRow* rows = nullptr;
+  float* panels = nullptr;
+  const auto carve = [&](Carver carver) {
+    piece_events = carver.take<std::int64_t>(pieces + 1);
+    rows = carver.take<WalkRow>(count);
+    panels = carver.take<float>(threads * panel_floats);
+    return carver.used();
+  };
+  carve(Carver(static_cast<char*>(scratch(ScratchSlot::operands, carve(Carver(nullptr))))));
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    const std::int64_t begin = first + piece * piece_rows;
+    const std::int64_t piece_words =
+        least(piece_rows, first + count - begin) * from.words_per_image;
+    const std::uint64_t* const words = from.words + begin * from.words_per_image;
+    std::int64_t set = 0;
+    for (std::int64_t w = 0; w < piece_words; ++w) set += popcount(words[w]);
+    piece_events[piece + 1] = set + walk_slack;
+  }
+  piece_events[0] = walk_slack_before;
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    piece_events[piece + 1] += piece_events[piece];
+  }
+  auto* const events = static_cast<WalkEvent*>(scratch(
+      ScratchSlot::inputs, static_cast<std::size_t>(piece_events[pieces]) * sizeof(WalkEvent)));
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      list_wave(from, first, count, piece, events + piece_events[piece], rows);
+    }
+    float* const panel = panels + omp_get_thread_num() * panel_floats;
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < cut.chunks * cut.parts; ++task) {
+      const std::int64_t column = task / cut.parts * walk_vectors * lanes;
+      const std::int64_t row = task % cut.parts * cut.part_rows;
+      const std::int64_t left = least(product.columns - column, walk_vectors * lanes);
+      const std::int64_t vectors = blocks_of(left, lanes);
+      for (std::int64_t v = 0; v < vectors; ++v) {
+        transpose_columns(product.weight + (column + v * lanes) * length, length, length,
+                          left - v * lanes, vectors * lanes, panel + v * lanes);
+      }
+      visit_tile<walk_vectors>(vectors, 0, [&]<int count_of>(std::int64_t) {
+        walk_rows<count_of>(rows + row, least(cut.part_rows, count - row), panel, product.scale,
+                            product.bias == nullptr ? nullptr : product.bias + column, left,
+                            product.out + (first + row) * product.columns + column,
+                            product.columns);
+      });
+    }
+  }
+}
+
+/// gather_product() of Choice::walk; `tasks` are as many as its threads should find.
+inline void walk_product(const GatherProduct& product, int threads, std::int64_t tasks) {
+  for (std::int64_t first = 0; first < product.rows.images; first += wave_rows) {
+    walk_wave(product, first, least(wave_rows, product.rows.images - first), threads, tasks);
+  }
+}
+
+}  // namespace
+}  // namespace h2learn
