@@ -15,7 +15,7 @@ from pathlib import Path
 
 import choice
 from choice import Choice, Constants, Row, Sample
-from layer import PANEL_VECTORS, SUM_BLOCK, Layer
+from layer import PANEL_VECTORS, Layer
 
 FILE = Path(__file__).parent.parent / "cpp/src/kernels/costs.inc"
 NARROW_WINDOWS = 8
@@ -34,9 +34,7 @@ class Costs(Constants):
     value_event: float
     start_sum: float
     start_tap: float
-    walk_bit: float
     walk_event: float
-    start_walk: float
     next_bit: float
     next_output: float
     next_weight: float
@@ -143,11 +141,7 @@ class KernelChoice(Choice):
                 "start_tap": vectors * depth * layer.reached / layer.tap_chunk,
             }
         if way == "walk":
-            return {
-                "walk_bit": depth * vectors / layer.columns(self.lanes),  # once for all tasks
-                "walk_event": vectors * events,
-                "start_walk": vectors / math.ceil(layer.length / SUM_BLOCK),
-            }
+            return {"walk_event": vectors * events}
         gathering = {}
         if layer.has_windows or layer.can_list_taps:
             gathering = {"gather_row": 1.0, "gather_run": layer.runs}

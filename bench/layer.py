@@ -139,10 +139,7 @@ class Layer:
     def can_walk(self) -> bool:
         """A row's events are added at once: spikes of a linear layer."""
         return (
-            self.is_bits
-            and not self.is_outer
-            and self.size == 1
-            and self.length <= MOST_WALK_TERMS
+            self.is_bits and not self.is_outer and self.size == 1 and self.length <= MOST_WALK_TERMS
         )
 
     @property

@@ -18,8 +18,8 @@ from layer import Layer
 
 KNOWN = Costs(
     gather_row=60.0, gather_run=35.0, gather_values=80.0, list_bit=0.3, list_value=6.0,
-    bit_event=1.4, value_event=1.9, start_sum=8.0, start_tap=13.0, walk_bit=0.2, walk_event=2.5,
-    start_walk=2.0, next_bit=20.0, next_output=3.0,
+    bit_event=1.4, value_event=1.9, start_sum=8.0, start_tap=13.0, walk_event=2.5,
+    next_bit=20.0, next_output=3.0,
     next_weight=9.0, bit_scatter=2.5, start_scatter=12.0, narrow=1.2, far=0.8,
 )  # fmt: skip
 OTHER = Costs(**{name: 3.0 * value for name, value in KNOWN.as_dict().items()})
@@ -108,10 +108,10 @@ def test_constants_that_no_sample_knows_stay() -> None:
 def test_losses_are_the_chosen_ones_times_over_the_best() -> None:
     layer = Layer("forward", 784, 1, 512, 1, 0, 1, 512, 0.01)
     samples = [
-        Sample(layer, {"event": 2.0, "dense": 1.0}, 1.5),
-        Sample(layer, {"event": 1.0, "dense": 2.0}, 1.0),
+        Sample(layer, {"event": 3.0, "dense": 1.0, "walk": 2.0}, 1.5),
+        Sample(layer, {"event": 3.0, "dense": 2.0, "walk": 1.0}, 1.0),
     ]
-    found = fitting.losses(samples, KNOWN, CHOICE)  # at 1 % events
+    found = fitting.losses(samples, KNOWN, CHOICE)  # at 1 % it walks
     assert (found.slow, found.worst, found.mean) == (1, 2.0, 1.5)
     assert fitting.measured_losses(samples).mean == 1.25
     assert "784-512" in found.there

@@ -25,9 +25,7 @@ struct Costs {
   float value_event;    ///< adding one vector, multiplied, at one non-zero
   float start_sum;      ///< one vector's share of walking a list, whatever its length
   float start_tap;      ///< the same where lists are of one tap: each part of a block that has one
-  float walk_bit;       ///< walking: looking at one bit
   float walk_event;     ///< walking: adding one vector at one set bit
-  float start_walk;     ///< walking: one vector's share of a row's beginning and end
   float next_bit;       ///< scattering: finding a set bit and the sums that it adds to
   float next_output;    ///< scattering: going to one of these sums, an output's
   float next_weight;    ///< the same, a weight's gradient: the next bit often adds to it, too
@@ -95,12 +93,6 @@ inline float cost_of_scatter(const RowOfTerms& row, float taps, float next_sum) 
   return row.density * row.depth * bit + row.vectors * costs.start_scatter;
 }
 
-/// By walking, a row of a block of so many.
-inline float cost_of_walk(const RowOfTerms& row, float blocks) {
-  return costs.walk_bit * row.depth +
-         row.vectors * (costs.walk_event * row.density * row.depth + costs.start_walk / blocks);
-}
-
 inline bool events_pay(const RowOfTerms& row) { return cost_of_events(row) < cost_of_dense(row); }
 
 /// Part of the spikes or counts that are not zero.
@@ -119,16 +111,11 @@ inline float density_of_words(const GatheredRows& rows) {
 /// True where walking is cheaper than what else can be done with a linear layer of spikes.
 inline bool walk_pays(const GatheredRows& rows, std::int64_t columns, Method method) {
   if (method != Method::event && method != Method::by_density) return false;
-  RowOfTerms row = {true, 0, static_cast<float>(least(rows.length, sum_block)),
-                    static_cast<float>(blocks_of(columns, lanes))};
-  const auto blocks = static_cast<float>(blocks_of(rows.length, sum_block));
-  const auto is_least = [&] {
-    const float cost = cost_of_walk(row, blocks);
-    return cost < cost_of_events(row) && (method == Method::event || cost < cost_of_dense(row));
-  };
-  if (!is_least()) return false;  // whatever is set
-  row.density = density_of_words(rows);
-  return is_least();
+  const RowOfTerms row = {true, density_of_words(rows),
+                          static_cast<float>(least(rows.length, sum_block)),
+                          static_cast<float>(blocks_of(columns, lanes))};
+  const float cost = row.vectors * costs.walk_event * row.density * row.depth;
+  return cost < cost_of_events(row) && (method == Method::event || cost < cost_of_dense(row));
 }
 
 /// Part of the floats that are not zero, estimated from pieces spread evenly over all images.
