@@ -108,30 +108,53 @@ inline float density_of_words(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(words, 1) * 64);
 }
 
+/// Part of `count` elements for which set(begin, end) counts those that are not zero, estimated
+/// from pieces spread evenly over all.
+template <typename Set>
+inline float estimate_density(std::int64_t count, Set set) {
+  constexpr std::int64_t piece = 256;
+  constexpr std::int64_t pieces = 256;
+  const std::int64_t step = most(count / pieces, piece);
+  std::int64_t seen = 0;
+  std::int64_t found = 0;
+  for (std::int64_t begin = 0; begin < count; begin += step) {
+    const std::int64_t end = least(begin + piece, count);
+    found += set(begin, end);
+    seen += end - begin;
+  }
+  return static_cast<float>(found) / static_cast<float>(most(seen, 1));
+}
+
+/// Part of the floats that are not zero, estimated.
+inline float density_of_values(const GatheredRows& rows) {
+  const auto not_zero = [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t set = 0;
+    for (std::int64_t i = begin; i < end; ++i) set += rows.values[i] != 0;
+    return set;
+  };
+  return estimate_density(rows.images * rows.image_stride, not_zero);
+}
+
+/// Part of a linear layer's inputs that spike, estimated; what fills up a row's words does not
+/// count.
+inline float density_of_rows(const GatheredRows& rows) {
+  const auto popcounts = [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t set = 0;
+    for (std::int64_t i = begin; i < end; ++i) set += __builtin_popcountll(rows.words[i]);
+    return set;
+  };
+  return estimate_density(plane_words(rows), popcounts) * static_cast<float>(rows.words_per_image) /
+         static_cast<float>(rows.length);
+}
+
 /// True where walking is cheaper than what else can be done with a linear layer of spikes.
 inline bool walk_pays(const GatheredRows& rows, std::int64_t columns, Method method) {
   if (method != Method::event && method != Method::by_density) return false;
-  const RowOfTerms row = {true, density_of_words(rows),
+  const RowOfTerms row = {true, density_of_rows(rows),
                           static_cast<float>(least(rows.length, sum_block)),
                           static_cast<float>(blocks_of(columns, lanes))};
   const float cost = row.vectors * costs.walk_event * row.density * row.depth;
   return cost < cost_of_events(row) && (method == Method::event || cost < cost_of_dense(row));
-}
-
-/// Part of the floats that are not zero, estimated from pieces spread evenly over all images.
-inline float density_of_values(const GatheredRows& rows) {
-  constexpr std::int64_t piece = 256;
-  constexpr std::int64_t pieces = 256;
-  const std::int64_t all = rows.images * rows.image_stride;
-  const std::int64_t step = most(all / pieces, piece);
-  std::int64_t seen = 0;
-  std::int64_t set = 0;
-  for (std::int64_t begin = 0; begin < all; begin += step) {
-    const std::int64_t end = least(begin + piece, all);
-    for (std::int64_t i = begin; i < end; ++i) set += rows.values[i] != 0;
-    seen += end - begin;
-  }
-  return static_cast<float>(set) / static_cast<float>(most(seen, 1));
 }
 
 /// By events that are listed once for all `taps`, `chunk` terms of a block at a time. Of the row's
