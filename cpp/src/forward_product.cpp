@@ -69,9 +69,7 @@ void ForwardProduct::prepare(Method method) {
   product_.bias = bias_;
   product_.method = method;
   const PackFor use = tables ? PackFor::tables : PackFor::forward;
-  if (product_.rows.images > 0) {
-    product_.choice = kernels_->choose_product(product_.rows, product_.columns, method);
-  }
+  product_.choice = kernels_->choose_product(product_.rows, product_.columns, method);
   kept_ = add_weights(*kernels_, geometry_, use, weight_, product_);
   if (product_.rows.images == 0) return;
   plan_->add_runs(product_.choice, product_.rows);

@@ -14,8 +14,9 @@
 
 namespace h2learn {
 
-/// Weights packed and kernels chosen, by what all images are. The packed weights may lie in this
-/// thread's scratch memory (slot `weights`): the thread may prepare no other product meanwhile.
+/// Kernels chosen, by what all images are, and weights packed where they are not read in place. The
+/// packed weights may lie in this thread's scratch memory (slot `weights`): the thread may prepare
+/// no other product meanwhile.
 class ForwardProduct {
  public:
   /// Refuses what forward() refuses, but for the currents. Keeps what the pointers point to.

@@ -48,10 +48,10 @@ class GatherPlan {
 /// for a kernel that computes only other products.
 Method method_of(Kernel kernel, bool has_tables);
 
-/// Gives the product, whose rows are set, its weights: where they are, or in panels. These lie in
-/// this thread's scratch memory (slot `weights`), or, of a product so small that they are kept from
-/// call to call, in what is returned, which must outlive the product. Throws std::invalid_argument
-/// when a weight is not finite.
+/// Gives the product, whose rows, method and choice are set, its weights: where they are, or in
+/// panels. These lie in this thread's scratch memory (slot `weights`), or, of a product so small
+/// that they are kept from call to call, in what is returned, which must outlive the product.
+/// Throws std::invalid_argument when a weight is not finite.
 [[nodiscard]] std::shared_ptr<const PackedWeights> add_weights(const SynapseKernels& kernels,
                                                                const Geometry& geometry,
                                                                PackFor use, const float* weight,

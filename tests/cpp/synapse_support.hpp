@@ -31,6 +31,7 @@ inline const std::vector<Layer>& layers() {
       {"wide linear, chunks of inputs", {300, 1, 1, 600}, 4},
       {"deep linear", {2500, 1, 1, 6}, 3},
       {"linear, several stretches of positions", {33, 1, 1, 5}, 4500},
+      {"linear, behind padding", {5, 1, 1, 7, 1, 1, 3, 3, 1, 1}, 4},
       {"grouped linear", {60, 1, 1, 34, 1, 1, 1, 1, 0, 0, 1, 1, 2}, 7},
       {"two channels, 5 x 5", {2, 9, 12, 16, 5, 5}, 4},
       {"whole words, padded", {64, 6, 6, 40, 3, 3, 1, 1, 1, 1}, 2},

@@ -193,19 +193,30 @@ TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) 
   // Blocks and words that end early, vectors of columns of every number, more rows than a piece and
   // than a wave, and rows of all and of nothing.
   const std::vector<Layer> linear = {
-      {"blocks", {1300, 1, 1, 150}, 300},   {"one block", {70, 1, 1, 3}, 17000},
+      {"blocks", {1300, 1, 1, 150}, 300},   {"one block", {70, 1, 1, 3}, 700},
       {"two vectors", {513, 1, 1, 25}, 40}, {"one row", {256, 1, 1, 64}, 1},
-      {"one input", {1, 1, 1, 40}, 9},
+      {"one input", {1, 1, 1, 40}, 9},      {"two waves", {8192, 1, 1, 2}, 2100},
   };
   for (const Layer& layer : linear) {
     SCOPED_TRACE(layer.name);
     const std::int64_t features = layer.geometry.in_features();
     Spikes spikes(layer, 1, 0.01, 51);
-    for (std::int64_t i = 0; i < features; ++i) spikes.counts[size(i)] = 1;
-    for (std::int64_t i = features; i < std::min<std::int64_t>(layer.images, 3) * features; ++i) {
-      spikes.counts[size(i)] = 0;
+    for (std::int64_t i = 0; layer.images >= 9 && i < 3 * features; ++i) {
+      spikes.counts[size(i)] = i < features ? 1 : 0;
     }
     pack(spikes.counts.data(), layer.images, features, spikes.words.data());
+    const GatherPlan plan(layer.geometry, GatherPlan::Rows::windows);
+    const auto choice = [&](Method method) {
+      return detail::pick_synapse_kernels().choose_product(plan.of_spikes(spikes.view()),
+                                                           layer.geometry.out_channels, method);
+    };
+    on_each_target(
+        [&] {
+          EXPECT_EQ(choice(Method::event), Choice::walk);
+          EXPECT_EQ(choice(Method::by_density), Choice::walk);
+          EXPECT_EQ(choice(Method::dense), Choice::gather);
+        },
+        Target::baseline);
     const Floats weight = weights_of(layer.geometry, 52);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 53);
     for (const Floats& added : {Floats(), bias}) {
@@ -215,14 +226,23 @@ TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) 
       }
     }
   }
-  const Spikes spikes(linear[0], 1, 0.01, 54);
-  const GatherPlan plan(linear[0].geometry, GatherPlan::Rows::windows);
+}
+
+TEST(Synapse, WalkingRefusesWeightsThatAreNotFinite) {
+  const Layer layer = {"linear", {70, 1, 1, 9}, 300};
+  const Spikes spikes(layer, 1, 0.01, 55);
+  Floats weight = weights_of(layer.geometry, 56);
+  weight.back() = std::numeric_limits<float>::infinity();
   on_each_target(
       [&] {
-        const SynapseKernels& picked = detail::pick_synapse_kernels();
-        const GatheredRows rows = plan.of_spikes(spikes.view());
-        EXPECT_EQ(picked.choose_product(rows, 150, Method::event), Choice::walk);
-        EXPECT_EQ(picked.choose_product(rows, 150, Method::dense), Choice::gather);
+        Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+        expect_refused(
+            [&] {
+              forward(layer.geometry, spikes.view(), 1, weight.data(), nullptr, currents.data(),
+                      Kernel::event);
+            },
+            {"weight", "inf", "flat index 629"});
+        EXPECT_EQ(currents, Floats(currents.size(), unset));
       },
       Target::baseline);
 }

@@ -147,12 +147,13 @@ inline float density_of_rows(const GatheredRows& rows) {
          static_cast<float>(rows.length);
 }
 
-/// True where walking is cheaper than what else can be done with a linear layer of spikes.
-inline bool walk_pays(const GatheredRows& rows, std::int64_t columns, Method method) {
+/// True where walking is cheaper than what else can be done with a linear layer of spikes, in tasks
+/// of so many vectors of columns.
+inline bool walk_pays(const GatheredRows& rows, std::int64_t vectors, Method method) {
   if (method != Method::event && method != Method::by_density) return false;
   const RowOfTerms row = {true, density_of_rows(rows),
                           static_cast<float>(least(rows.length, sum_block)),
-                          static_cast<float>(blocks_of(columns, lanes))};
+                          static_cast<float>(vectors)};
   const float cost = row.vectors * costs.walk_event * row.density * row.depth;
   return cost < cost_of_events(row) && (method == Method::event || cost < cost_of_dense(row));
 }

@@ -491,6 +491,20 @@ void run_task(const GatherProduct& product, const PanelLayout& layout, const Tas
   finish(product, task, memory.sums);
 }
 
+/// Columns of a task that reads its weights in place: all rows are in one, so that each weight is
+/// read once, and threads share the columns.
+std::int64_t columns_in_place(std::int64_t padded, std::int64_t threads) {
+  const std::int64_t share = blocks_of(padded, threads * tasks_per_thread);
+  return least(least_task_columns, round_up(share, panel_columns));
+}
+
+/// Of one that keeps its lists.
+std::int64_t columns_of_kept(std::int64_t padded, std::int64_t length) {
+  const std::int64_t near =
+      least(most(near_weights / length, least_task_columns), most_task_columns);
+  return round_up(blocks_of(padded, blocks_of(padded, near)), panel_columns);
+}
+
 Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t threads) {
   const GatheredRows& rows = product.rows;
   const bool sampled = product.method == Method::sampled;
@@ -499,17 +513,12 @@ Cut cut(const GatherProduct& product, const PanelLayout& layout, std::int64_t th
   Cut shape = {};
   shape.task_columns = sampled ? sampled_columns : least_task_columns;
   if (product.panels == nullptr) {
-    // All rows in one task, so that each weight is read once; threads share the columns.
-    const std::int64_t share = blocks_of(layout.padded(), threads * tasks_per_thread);
-    shape.task_columns = least(least_task_columns, round_up(share, panel_columns));
+    shape.task_columns = columns_in_place(layout.padded(), threads);
   } else if (keeps_blocks(product)) {
-    const std::int64_t near =
-        least(most(near_weights / rows.length, least_task_columns), most_task_columns);
     const std::int64_t tasks = blocks_of(all_rows, least_task_rows) * rows.groups;
     // Evenly, and not where rows alone are too few for all threads.
     if (threads == 1 || tasks >= threads * tasks_per_thread) {
-      const std::int64_t chunks = blocks_of(layout.padded(), near);
-      shape.task_columns = round_up(blocks_of(layout.padded(), chunks), panel_columns);
+      shape.task_columns = columns_of_kept(layout.padded(), rows.length);
     }
   }
   shape.column_tasks = blocks_of(layout.padded(), shape.task_columns);
@@ -555,7 +564,12 @@ namespace H2LEARN_TARGET {
 
 Choice choose_product(const GatheredRows& rows, std::int64_t columns, Method method) {
   if (is_depthwise(rows, columns, method)) return Choice::depthwise;
-  if (can_walk(rows) && walk_pays(rows, columns, method)) return Choice::walk;
+  if (can_walk(rows)) {
+    const std::int64_t padded = round_up(columns, lanes);
+    const std::int64_t of_task = rows.images <= task_rows ? columns_in_place(padded, 1)
+                                                          : columns_of_kept(padded, rows.length);
+    if (walk_pays(rows, least(of_task, padded) / lanes, method)) return Choice::walk;
+  }
   const bool narrow = rows.windows.width <= narrow_windows;
   const bool taps = can_list_taps(rows, task_rows);
   return choose(rows, method, columns,

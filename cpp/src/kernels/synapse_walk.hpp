@@ -1,7 +1,6 @@
 // Linear layers of few spikes. A row of spikes walks through all its events once for a chunk of
-// columns, with its sums in registers from the first event to the last; the chunk's weights are
-// packed right before, and stay near until all rows have been through them. For kernel sources
-// only.
+// columns, with its sums in registers from the first event to the last; a task packs the chunk's
+// weights right before its rows go through them. For kernel sources only.
 //
 // Lists of blocks (synapse_lists.hpp) are sorted, interleaved, and added to sums in memory, which
 // takes longer than adding where a block has two or three events. Here the last event of a block
@@ -20,15 +19,16 @@
 namespace h2learn {
 namespace {
 
-/// Vectors of a chunk of columns: their sums and blocks fill AVX2's registers.
+/// Vectors of a chunk of columns.
 constexpr int walk_vectors = 4;
 
-/// Terms up to which a chunk's weights stay near.
+/// Terms up to which a chunk's weights stay in a second- or third-level cache.
 constexpr std::int64_t most_walk_terms = std::int64_t{1} << 13;
 
-/// Rows whose events are listed at a time, which bounds the lists; a piece of them is one thread's.
-constexpr std::int64_t wave_rows = std::int64_t{1} << 14;
+/// Rows that one thread lists at a time, and bits of all that are listed at a time, which bounds
+/// the lists.
 constexpr std::int64_t piece_rows = 256;
+constexpr std::int64_t most_wave_bits = std::int64_t{1} << 24;
 
 /// Rows for which a task packs a chunk of weights, at least.
 constexpr std::int64_t least_walk_rows = 128;
@@ -49,12 +49,12 @@ constexpr std::int64_t walk_slack_before = 1;
 constexpr std::int64_t walk_slack_behind = 2;
 constexpr std::int64_t walk_slack = walk_slack_before + walk_slack_behind;
 
-/// True for spikes of a linear layer: an image is a row.
+/// True for spikes of a linear layer: an image is a row, and not padded.
 inline bool can_walk(const GatheredRows& rows) {
   const Windows& windows = rows.windows;
   return is_bits(rows) && rows.groups == 1 && rows.positions == 1 && windows.image_height == 1 &&
          windows.image_width == 1 && windows.window_height == 1 && windows.window_width == 1 &&
-         rows.length <= most_walk_terms;
+         windows.top == 0 && windows.left == 0 && rows.length <= most_walk_terms;
 }
 
 /// Lists what is set in a row; returns the end. Words seldom have more than two events, and a
@@ -62,7 +62,8 @@ inline bool can_walk(const GatheredRows& rows) {
 /// not.
 H2LEARN_INLINE WalkEvent* list_events(const std::uint64_t* words, std::int64_t word_count,
                                       WalkEvent* to) {
-  constexpr std::uint64_t any = std::uint64_t{1} << 63;  // of no bits there is no first
+  // Counting the zeros of 0 is undefined; what it gives here is written over or never read.
+  constexpr std::uint64_t any = std::uint64_t{1} << 63;
   for (std::int64_t w = 0; w < word_count; ++w) {
     const auto first = static_cast<std::uint32_t>(w * 64);
     const auto event = [&](std::uint64_t set) {
@@ -129,59 +130,50 @@ inline WalkCut cut_walk(std::int64_t rows, std::int64_t columns, std::int64_t ta
   return cut;
 }
 
-/// Lists the events of `count` rows from `first` on, pieces of them in the lists that follow
-/// `piece_events`, which say where.
-inline void list_wave(const GatheredRows& from, std::int64_t first, std::int64_t count,
-                      std::int64_t piece, WalkEvent* to, WalkRow* rows) {
-  const std::int64_t end = least((piece + 1) * piece_rows, count);
-  for (std::int64_t r = piece * piece_rows; r < end; ++r) {
-    rows[r].begin = to;
-    to = list_events(from.words + (first + r) * from.words_per_image, from.words_per_image, to);
-    rows[r].end = to;
+/// Rows whose events are listed at a time: whole pieces, so few that their words are no more than
+/// most_wave_bits bits.
+inline std::int64_t wave_rows(std::int64_t length) {
+  return most(most_wave_bits / length / piece_rows, 1) * piece_rows;
+}
+
+/// Lists the events of rows [begin, end) to `to`, and says in rows[0, end - begin) where each row's
+/// are.
+inline void list_piece(const GatheredRows& from, std::int64_t begin, std::int64_t end,
+                       WalkEvent* to, WalkRow* rows) {
+  const std::int64_t word_count = from.words_per_image;
+  for (std::int64_t r = begin; r < end; ++r) {
+    const WalkEvent* const first = to;
+    to = list_events(from.words + r * word_count, word_count, to);
+    rows[r - begin] = {first, to};
   }
 }
 
-/// The product of `count` rows from `first` on.
-inline void walk_wave(const GatherProduct& product, std::int64_t first, std::int64_t count,
-                      int threads, std::int64_t tasks) {
-  const GatheredRows& from = product.rows;
-  const std::int64_t length = from.length;
+struct WalkMemory {
+  std::int64_t* piece_events;  ///< [pieces]: events of each piece, and slack
+  WalkRow* rows;               ///< [wave_rows]
+  float* panels;               ///< [threads][length][walk_vectors * lanes]
+  WalkEvent* events;           ///< of a wave
+};
+
+/// A wave: rows [begin, end).
+inline void walk_wave(const GatherProduct& product, std::int64_t begin, std::int64_t end,
+                      int threads, std::int64_t tasks, const WalkMemory& memory) {
+  const std::int64_t length = product.rows.length;
+  const std::int64_t count = end - begin;
   const std::int64_t pieces = blocks_of(count, piece_rows);
+  const std::int64_t* const piece_events = memory.piece_events + begin / piece_rows;
   const WalkCut cut = cut_walk(count, product.columns, tasks);
-  const std::int64_t panel_floats = length * walk_vectors * lanes;
-  std::int64_t* piece_events = nullptr;
-  WalkRow* rows = nullptr;
-  float* panels = nullptr;
-  const auto carve = [&](Carver carver) {
-    piece_events = carver.take<std::int64_t>(pieces + 1);
-    rows = carver.take<WalkRow>(count);
-    panels = carver.take<float>(threads * panel_floats);
-    return carver.used();
-  };
-  carve(Carver(static_cast<char*>(scratch(ScratchSlot::operands, carve(Carver(nullptr))))));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (std::int64_t piece = 0; piece < pieces; ++piece) {
-    const std::int64_t begin = first + piece * piece_rows;
-    const std::int64_t piece_words =
-        least(piece_rows, first + count - begin) * from.words_per_image;
-    const std::uint64_t* const words = from.words + begin * from.words_per_image;
-    std::int64_t set = 0;
-    for (std::int64_t w = 0; w < piece_words; ++w) set += popcount(words[w]);
-    piece_events[piece + 1] = set + walk_slack;
-  }
-  piece_events[0] = walk_slack_before;
-  for (std::int64_t piece = 0; piece < pieces; ++piece) {
-    piece_events[piece + 1] += piece_events[piece];
-  }
-  auto* const events = static_cast<WalkEvent*>(scratch(
-      ScratchSlot::inputs, static_cast<std::size_t>(piece_events[pieces]) * sizeof(WalkEvent)));
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
     for (std::int64_t piece = 0; piece < pieces; ++piece) {
-      list_wave(from, first, count, piece, events + piece_events[piece], rows);
+      std::int64_t place = walk_slack_before;
+      for (std::int64_t before = 0; before < piece; ++before) place += piece_events[before];
+      const std::int64_t first = begin + piece * piece_rows;
+      list_piece(product.rows, first, least(first + piece_rows, end), memory.events + place,
+                 memory.rows + piece * piece_rows);
     }
-    float* const panel = panels + omp_get_thread_num() * panel_floats;
+    float* const panel = memory.panels + omp_get_thread_num() * (length * walk_vectors * lanes);
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < cut.chunks * cut.parts; ++task) {
       const std::int64_t column = task / cut.parts * walk_vectors * lanes;
@@ -193,10 +185,10 @@ inline void walk_wave(const GatherProduct& product, std::int64_t first, std::int
                           left - v * lanes, vectors * lanes, panel + v * lanes);
       }
       visit_tile<walk_vectors>(vectors, 0, [&]<int count_of>(std::int64_t) {
-        walk_rows<count_of>(rows + row, least(cut.part_rows, count - row), panel, product.scale,
-                            product.bias == nullptr ? nullptr : product.bias + column, left,
-                            product.out + (first + row) * product.columns + column,
-                            product.columns);
+        walk_rows<count_of>(
+            memory.rows + row, least(cut.part_rows, count - row), panel, product.scale,
+            product.bias == nullptr ? nullptr : product.bias + column, left,
+            product.out + (begin + row) * product.columns + column, product.columns);
       });
     }
   }
@@ -204,8 +196,38 @@ inline void walk_wave(const GatherProduct& product, std::int64_t first, std::int
 
 /// gather_product() of Choice::walk; `tasks` are as many as its threads should find.
 inline void walk_product(const GatherProduct& product, int threads, std::int64_t tasks) {
-  for (std::int64_t first = 0; first < product.rows.images; first += wave_rows) {
-    walk_wave(product, first, least(wave_rows, product.rows.images - first), threads, tasks);
+  const GatheredRows& from = product.rows;
+  const std::int64_t wave = least(wave_rows(from.length), from.images);
+  const std::int64_t pieces = blocks_of(from.images, piece_rows);
+  WalkMemory memory = {};
+  const auto carve = [&](Carver carver) {
+    memory.piece_events = carver.take<std::int64_t>(pieces);
+    memory.rows = carver.take<WalkRow>(wave);
+    memory.panels = carver.take<float>(threads * from.length * walk_vectors * lanes);
+    return carver.used();
+  };
+  carve(Carver(static_cast<char*>(scratch(ScratchSlot::operands, carve(Carver(nullptr))))));
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t piece = 0; piece < pieces; ++piece) {
+    const std::int64_t begin = piece * piece_rows;
+    const std::int64_t rows = least(piece_rows, from.images - begin);
+    memory.piece_events[piece] = walk_slack + count_bits(from.words + begin * from.words_per_image,
+                                                         rows * from.words_per_image);
+  }
+  // Memory for the largest wave, before anything is written.
+  const std::int64_t wave_pieces = blocks_of(wave, piece_rows);
+  std::int64_t largest = 0;
+  for (std::int64_t piece = 0; piece < pieces; piece += wave_pieces) {
+    std::int64_t events = 0;
+    for (std::int64_t p = piece; p < least(piece + wave_pieces, pieces); ++p) {
+      events += memory.piece_events[p];
+    }
+    largest = most(largest, events);
+  }
+  memory.events = static_cast<WalkEvent*>(
+      scratch(ScratchSlot::inputs, static_cast<std::size_t>(largest) * sizeof(WalkEvent)));
+  for (std::int64_t begin = 0; begin < from.images; begin += wave) {
+    walk_wave(product, begin, least(begin + wave, from.images), threads, tasks, memory);
   }
 }
 
