@@ -19,6 +19,8 @@ Row = dict[str, Any]
 AUTO_SLACK = 1.15
 # Where events are shown as additions and the rest.
 SHOWN_RATE = 0.15
+LEAST_FITTED_RATE = 0.05
+"""Below, linear layers are walked through: events cost more each, and nearly nothing else does."""
 FLOAT_BYTES = 4
 # The layer that variants differ from, timed beside one of them.
 BASE_WAY = "h2learn-base"
@@ -182,7 +184,8 @@ def _ceilings(report: Report) -> Table:
 def _events(report: Report) -> Table:
     """How the time of `event` falls into additions, which grow with what is not zero, and the rest.
 
-    A straight line through the times at three rates or more, by least squares of relative errors;
+    A straight line through the times at three rates or more, from LEAST_FITTED_RATE on, by least
+    squares of relative errors;
     shown at the rate nearest SHOWN_RATE. Depthwise layers add nothing by events.
     """
     cache = {
@@ -193,7 +196,11 @@ def _events(report: Report) -> Table:
     measured = [row for row in report.get("measurements", []) if row["macs"]]
     for key, same in groups(measured, "kernel", "case", "target", "threads"):
         kernel, case, target, threads = key
-        events = [row for row in same if row["way"] == "h2learn-event"]
+        events = [
+            row
+            for row in same
+            if row["way"] == "h2learn-event" and (row["rate"] or 0) >= LEAST_FITTED_RATE
+        ]
         rivals = [row["ms"] for row in same if row["way"] == "torch-float32"]
         few = len({row["nonzero"] for row in events}) < 3
         if few or not rivals or key[2:] not in cache or "depthwise" in case:

@@ -302,7 +302,8 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
 
 
 def test_the_time_of_events_is_additions_and_the_rest() -> None:
-    rows = [measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.01, 0.1, 0.15, 0.5)]
+    rows = [measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.05, 0.1, 0.15, 0.5)]
+    rows.append(measured("h2learn-event", 0.1, 0.01))  # of another way
     report = {
         "rows": [], "goals": [], "variants": [],
         "measurements": [*rows, measured("torch-float32", 10)],
@@ -320,10 +321,10 @@ def test_the_time_of_events_is_additions_and_the_rest() -> None:
 @pytest.mark.parametrize(
     ("rates", "targets", "rivals", "slope"),
     [
-        ([0.01, 0.1], ["avx2"], ["torch-float32"], 9.0),
-        ([0.01, 0.1, 0.5], ["baseline"], ["torch-float32"], 9.0),
-        ([0.01, 0.1, 0.5], ["avx2"], ["torch-bf16"], 9.0),
-        ([0.01, 0.1, 0.5], ["avx2"], ["torch-float32"], -1.0),
+        ([0.01, 0.1, 0.5], ["avx2"], ["torch-float32"], 9.0),
+        ([0.1, 0.2, 0.5], ["baseline"], ["torch-float32"], 9.0),
+        ([0.1, 0.2, 0.5], ["avx2"], ["torch-bf16"], 9.0),
+        ([0.1, 0.2, 0.5], ["avx2"], ["torch-float32"], -1.0),
     ],
     ids=["few rates", "no ceiling", "no rival", "noise"],
 )

@@ -25,9 +25,10 @@ constexpr int walk_vectors = 4;
 /// Terms up to which a chunk's weights stay in a second- or third-level cache.
 constexpr std::int64_t most_walk_terms = std::int64_t{1} << 13;
 
-/// Rows that one thread lists at a time, and bits of all that are listed at a time, which bounds
-/// the lists.
+/// Rows that one thread lists at a time; and all that are listed at a time, and their bits, which
+/// bounds the lists.
 constexpr std::int64_t piece_rows = 256;
+constexpr std::int64_t most_wave_rows = std::int64_t{1} << 14;
 constexpr std::int64_t most_wave_bits = std::int64_t{1} << 24;
 
 /// Rows for which a task packs a chunk of weights, at least.
@@ -130,10 +131,9 @@ inline WalkCut cut_walk(std::int64_t rows, std::int64_t columns, std::int64_t ta
   return cut;
 }
 
-/// Rows whose events are listed at a time: whole pieces, so few that their words are no more than
-/// most_wave_bits bits.
+/// Rows of a wave, whose events are listed at a time: whole pieces.
 inline std::int64_t wave_rows(std::int64_t length) {
-  return most(most_wave_bits / length / piece_rows, 1) * piece_rows;
+  return least(most(most_wave_bits / length / piece_rows, 1) * piece_rows, most_wave_rows);
 }
 
 /// Lists the events of rows [begin, end) to `to`, and says in rows[0, end - begin) where each row's
@@ -149,10 +149,10 @@ inline void list_piece(const GatheredRows& from, std::int64_t begin, std::int64_
 }
 
 struct WalkMemory {
-  std::int64_t* piece_events;  ///< [pieces]: events of each piece, and slack
-  WalkRow* rows;               ///< [wave_rows]
-  float* panels;               ///< [threads][length][walk_vectors * lanes]
-  WalkEvent* events;           ///< of a wave
+  std::int64_t* first_event;  ///< [pieces]: where each begins in its wave's events
+  WalkRow* rows;              ///< [wave_rows]
+  float* panels;              ///< [threads][length][walk_vectors * lanes]
+  WalkEvent* events;          ///< of a wave
 };
 
 /// A wave: rows [begin, end).
@@ -161,16 +161,14 @@ inline void walk_wave(const GatherProduct& product, std::int64_t begin, std::int
   const std::int64_t length = product.rows.length;
   const std::int64_t count = end - begin;
   const std::int64_t pieces = blocks_of(count, piece_rows);
-  const std::int64_t* const piece_events = memory.piece_events + begin / piece_rows;
   const WalkCut cut = cut_walk(count, product.columns, tasks);
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
     for (std::int64_t piece = 0; piece < pieces; ++piece) {
-      std::int64_t place = walk_slack_before;
-      for (std::int64_t before = 0; before < piece; ++before) place += piece_events[before];
       const std::int64_t first = begin + piece * piece_rows;
-      list_piece(product.rows, first, least(first + piece_rows, end), memory.events + place,
+      list_piece(product.rows, first, least(first + piece_rows, end),
+                 memory.events + memory.first_event[first / piece_rows],
                  memory.rows + piece * piece_rows);
     }
     float* const panel = memory.panels + omp_get_thread_num() * (length * walk_vectors * lanes);
@@ -201,7 +199,7 @@ inline void walk_product(const GatherProduct& product, int threads, std::int64_t
   const std::int64_t pieces = blocks_of(from.images, piece_rows);
   WalkMemory memory = {};
   const auto carve = [&](Carver carver) {
-    memory.piece_events = carver.take<std::int64_t>(pieces);
+    memory.first_event = carver.take<std::int64_t>(pieces);
     memory.rows = carver.take<WalkRow>(wave);
     memory.panels = carver.take<float>(threads * from.length * walk_vectors * lanes);
     return carver.used();
@@ -211,16 +209,18 @@ inline void walk_product(const GatherProduct& product, int threads, std::int64_t
   for (std::int64_t piece = 0; piece < pieces; ++piece) {
     const std::int64_t begin = piece * piece_rows;
     const std::int64_t rows = least(piece_rows, from.images - begin);
-    memory.piece_events[piece] = walk_slack + count_bits(from.words + begin * from.words_per_image,
-                                                         rows * from.words_per_image);
+    memory.first_event[piece] = walk_slack + count_bits(from.words + begin * from.words_per_image,
+                                                        rows * from.words_per_image);
   }
-  // Memory for the largest wave, before anything is written.
+  // Counts become places; memory for the largest wave, before anything is written.
   const std::int64_t wave_pieces = blocks_of(wave, piece_rows);
   std::int64_t largest = 0;
   for (std::int64_t piece = 0; piece < pieces; piece += wave_pieces) {
     std::int64_t events = 0;
     for (std::int64_t p = piece; p < least(piece + wave_pieces, pieces); ++p) {
-      events += memory.piece_events[p];
+      const std::int64_t count = memory.first_event[p];
+      memory.first_event[p] = events + walk_slack_before;
+      events += count;
     }
     largest = most(largest, events);
   }
