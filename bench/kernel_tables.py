@@ -20,7 +20,7 @@ AUTO_SLACK = 1.15
 # Where events are shown as additions and the rest.
 SHOWN_RATE = 0.15
 LEAST_FITTED_RATE = 0.05
-"""Below, linear layers are walked through: events cost more each, and nearly nothing else does."""
+"""Below, most linear layers are walked through: there events cost more, and little else does."""
 FLOAT_BYTES = 4
 # The layer that variants differ from, timed beside one of them.
 BASE_WAY = "h2learn-base"
@@ -185,8 +185,8 @@ def _events(report: Report) -> Table:
     """How the time of `event` falls into additions, which grow with what is not zero, and the rest.
 
     A straight line through the times at three rates or more, from LEAST_FITTED_RATE on, by least
-    squares of relative errors;
-    shown at the rate nearest SHOWN_RATE. Depthwise layers add nothing by events.
+    squares of relative errors; shown at the rate nearest SHOWN_RATE. Depthwise layers add nothing
+    by events.
     """
     cache = {
         (ceiling["target"], ceiling["threads"]): ceiling["l1_bytes_per_second"]

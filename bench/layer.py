@@ -139,7 +139,10 @@ class Layer:
     def can_walk(self) -> bool:
         """A row's events are added at once: spikes of a linear layer."""
         return (
-            self.is_bits and not self.is_outer and self.size == 1 and self.length <= MOST_WALK_TERMS
+            self.is_bits
+            and not self.is_outer
+            and (self.size, self.kernel, self.padding) == (1, 1, 0)
+            and self.length <= MOST_WALK_TERMS
         )
 
     @property
@@ -173,7 +176,8 @@ class Layer:
         if self.size == 1 and self.images <= FEW_IMAGES:
             share = -(-vectors // TASKS_A_THREAD)  # weights are read in place, tasks share columns
             vectors = -(-share // PANEL_VECTORS) * PANEL_VECTORS
-            return min(self.length, SUM_BLOCK), min(vectors, LEAST_TASK_VECTORS)
+            vectors = min(vectors, LEAST_TASK_VECTORS, self.columns(lanes))
+            return min(self.length, SUM_BLOCK), vectors
         near = NEAR_WEIGHTS / self.length / lanes
         most = min(max(near, LEAST_TASK_VECTORS), MOST_TASK_VECTORS)
         return min(self.length, SUM_BLOCK), _even(vectors, most)

@@ -21,8 +21,9 @@ namespace {
 /// read them, and enough for threads to wait for each other seldom.
 constexpr std::int64_t currents_bytes = std::int64_t{1} << 23;
 
-/// And rows of the product at least: every part reads all weights. They are more than the images of
-/// a linear layer whose weights are read in place, so that such a layer is one part.
+/// And rows of the product at least: every part reads all weights. They are more than the few
+/// images of a linear layer that reads its weights in place, so that such a layer is one part.
+/// (Walking reads them in place, too, whatever the images, and packs them for each part.)
 constexpr std::int64_t least_rows = 4 * few_images;
 
 /// Samples that go through synapses and neurons together.

@@ -191,11 +191,15 @@ TEST(Synapse, ListsAreKeptForAllColumnsWithTheSameBitsEverywhere) {
 
 TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) {
   // Blocks and words that end early, vectors of columns of every number, more rows than a piece and
-  // than a wave, and rows of all and of nothing.
+  // than a wave (of bits, of rows), and rows of all and of nothing.
   const std::vector<Layer> linear = {
-      {"blocks", {1300, 1, 1, 150}, 300},   {"one block", {70, 1, 1, 3}, 700},
-      {"two vectors", {513, 1, 1, 25}, 40}, {"one row", {256, 1, 1, 64}, 1},
-      {"one input", {1, 1, 1, 40}, 9},      {"two waves", {8192, 1, 1, 2}, 2100},
+      {"blocks", {1300, 1, 1, 150}, 300},
+      {"one block", {70, 1, 1, 3}, 700},
+      {"end of a block", {513, 1, 1, 25}, 40},
+      {"one row", {256, 1, 1, 48}, 1},
+      {"one input", {1, 1, 1, 40}, 9},
+      {"two waves", {8192, 1, 1, 2}, 2100},
+      {"two waves of few bits", {3, 1, 1, 2}, 17000},
   };
   for (const Layer& layer : linear) {
     SCOPED_TRACE(layer.name);
@@ -233,8 +237,12 @@ TEST(Synapse, WalkingRefusesWeightsThatAreNotFinite) {
   const Spikes spikes(layer, 1, 0.01, 55);
   Floats weight = weights_of(layer.geometry, 56);
   weight.back() = std::numeric_limits<float>::infinity();
+  const GatherPlan plan(layer.geometry, GatherPlan::Rows::windows);
   on_each_target(
       [&] {
+        EXPECT_EQ(detail::pick_synapse_kernels().choose_product(plan.of_spikes(spikes.view()), 9,
+                                                                Method::event),
+                  Choice::walk);
         Floats currents(size(layer.images * layer.geometry.out_features()), unset);
         expect_refused(
             [&] {

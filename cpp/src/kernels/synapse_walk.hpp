@@ -3,8 +3,8 @@
 // weights right before its rows go through them. For kernel sources only.
 //
 // Lists of blocks (synapse_lists.hpp) are sorted, interleaved, and added to sums in memory, which
-// takes longer than adding where a block has two or three events. Here the last event of a block
-// says so, and by a mask the block is then added to the sum, in the order of the other kernels.
+// is much work where a block has two or three events. Here the last event of a block says so, and
+// by a mask the block is then added to the sum, in the order of the other kernels.
 #pragma once
 
 #include <omp.h>
@@ -25,8 +25,8 @@ constexpr int walk_vectors = 4;
 /// Terms up to which a chunk's weights stay in a second- or third-level cache.
 constexpr std::int64_t most_walk_terms = std::int64_t{1} << 13;
 
-/// Rows that one thread lists at a time; and all that are listed at a time, and their bits, which
-/// bounds the lists.
+/// Rows of a piece, which one thread lists; and of a wave, all that are listed before they are
+/// walked through: at most so many rows, and so many bits, so that its lists have at most 128 MiB.
 constexpr std::int64_t piece_rows = 256;
 constexpr std::int64_t most_wave_rows = std::int64_t{1} << 14;
 constexpr std::int64_t most_wave_bits = std::int64_t{1} << 24;
@@ -58,9 +58,9 @@ inline bool can_walk(const GatheredRows& rows) {
          windows.top == 0 && windows.left == 0 && rows.length <= most_walk_terms;
 }
 
-/// Lists what is set in a row; returns the end. Words seldom have more than two events, and a
-/// branch for each would often be foreseen wrongly: so two are written, whether they are there or
-/// not.
+/// Lists what is set in a row; returns the end. At 1 % words seldom have more than two events,
+/// and a branch for each would often be foreseen wrongly: so two are written, whether they are
+/// there or not.
 H2LEARN_INLINE WalkEvent* list_events(const std::uint64_t* words, std::int64_t word_count,
                                       WalkEvent* to) {
   // Counting the zeros of 0 is undefined; what it gives here is written over or never read.
