@@ -220,7 +220,7 @@ class Product {
     }
   }
 
-  const SynapseKernels& kernels_ = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels_ = detail::pick_synapse_kernels(active_target());
   bool outer_;
   Geometry geometry_;
   GatherPlan plan_;

@@ -120,12 +120,13 @@ void backward(const Geometry& geometry, const float* grad_currents, std::int64_t
     }
   }
   const bool sampled = runs_sampled(geometry, grad_currents, images, mask, kernel);
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     require_finite("weight", weight, geometry.weights());
     reference::backward(geometry, grad_currents, images, weight, mask, sampled, grad_inputs);
     return;
   }
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels = detail::pick_synapse_kernels(target);
   GatherPlan plan(geometry, GatherPlan::Rows::readers);
   GatherProduct product = {};
   product.rows = plan.of_values(grad_currents, images);

@@ -30,8 +30,9 @@ DigitsForward::DigitsForward(const Geometry& geometry, float scale, const float*
       bias_(bias),
       numbers_(std::move(numbers)),
       plan_(geometry, GatherPlan::Rows::windows) {
-  if (active_target() == Target::scalar) return;
-  kernels_ = &detail::pick_digits_kernels();
+  const Target target = active_target();
+  if (target == Target::scalar) return;
+  kernels_ = &detail::pick_digits_kernels(target);
   pack();
 }
 

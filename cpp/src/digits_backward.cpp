@@ -111,7 +111,7 @@ BackwardNumbers quantize_backward(const Geometry& geometry, const float* grad_cu
                                   std::int64_t images, const float* weight) {
   BackwardNumbers numbers;
   if (!backward_fits(geometry)) return numbers;
-  const BackwardKernels& kernels = *detail::pick_digits_kernels().backward;
+  const BackwardKernels& kernels = *detail::pick_digits_kernels(active_target()).backward;
   std::vector<Magnitudes> of_images(static_cast<std::size_t>(images));
   kernels.measure_images(grad_currents, images, geometry.out_features(), of_images.data());
   Steps gradients = steps_of(of_images);
@@ -141,11 +141,12 @@ bool backward_has_digits(const Geometry& geometry, const float* grad_currents, s
 void backward_by_digits(const Geometry& geometry, const float* grad_currents, std::int64_t images,
                         const float* weight, const std::uint64_t* mask,
                         const BackwardNumbers& numbers, float* grad_inputs) {
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     reference::backward_digits(geometry, grad_currents, images, weight, mask, grad_inputs);
     return;
   }
-  const BackwardKernels& kernels = *detail::pick_digits_kernels().backward;
+  const BackwardKernels& kernels = *detail::pick_digits_kernels(target).backward;
   const TermPlan plan = plan_terms(geometry, kernels);
   const std::vector<double> scales = powers_of_two(numbers.channels, 1, 1);
   const std::vector<double> column_factors = powers_of_two(numbers.channels, -1, 1);

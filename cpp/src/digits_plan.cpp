@@ -180,7 +180,7 @@ std::vector<double> powers_of_two(const std::vector<int>& exponents, int sign, d
 Quantization quantize(const Geometry& geometry, const float* weight, std::int64_t planes) {
   const std::int64_t length = geometry.fan_in();
   const std::int64_t columns = geometry.out_channels;
-  const BackwardKernels& kernels = *detail::pick_digits_kernels().backward;
+  const BackwardKernels& kernels = *detail::pick_digits_kernels(active_target()).backward;
   std::vector<Magnitudes> measured(static_cast<std::size_t>(columns));
   kernels.measure_images(weight, columns, length, measured.data());
   for (const Magnitudes& column : measured) {

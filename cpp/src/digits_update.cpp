@@ -76,7 +76,8 @@ bool weight_update_by_digits(const Geometry& geometry, const PackedView& spikes,
                              const float* grad_currents, float* grad_weight) {
   OuterBlocks blocks(geometry, spikes.rows);
   if (spikes.rows == 0 || !blocks.fit(spikes.planes)) return false;
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     return by_reference(geometry, blocks, spikes, scale, grad_currents, grad_weight);
   }
   const GatherPlan plan(geometry, GatherPlan::Rows::windows);
@@ -94,7 +95,7 @@ bool weight_update_by_digits(const Geometry& geometry, const PackedView& spikes,
       (blocks.stacks() * blocks.most_input_rows() * geometry.in_width | 1) * step_images;
   outer.panel_steps = blocks.most_steps();
 
-  const DigitsKernels& kernels = detail::pick_digits_kernels();
+  const DigitsKernels& kernels = detail::pick_digits_kernels(target);
   const std::int64_t panels = geometry.groups * outer.panel_count();
   outer.bytes = static_cast<std::uint8_t*>(scratch(
       ScratchSlot::operands, size(geometry.groups * outer.byte_rows() * outer.byte_stride)));

@@ -3,7 +3,8 @@
 // Each concept (soma, spikes, pooling, synapse) declares a plain struct of function pointers in
 // src/kernels/<concept>.hpp, and its kernel source defines one constant instance of it for each
 // instruction set, in namespace h2learn::<target>. A public function validates its arguments,
-// picks the table once and calls it: the choice is at the kernel's boundary, never in its loop.
+// picks the table once and calls it: the choice is at the kernel's boundary, never in its loop. It
+// asks for the target once, too, since another thread may set another one between two questions.
 // What avx512vnni and amx add to avx512 only the digits kernels use (kernels/digits.hpp), which
 // have tables of their own for them; all other concepts run avx512's there.
 //
@@ -16,36 +17,36 @@
 #include "h2learn/target.hpp"
 
 #ifdef H2LEARN_X86_TARGETS
-#define H2LEARN_DECLARE_KERNELS(Table, name) \
-  namespace baseline {                       \
-  extern const Table name;                   \
-  }                                          \
-  namespace avx2 {                           \
-  extern const Table name;                   \
-  }                                          \
-  namespace avx512 {                         \
-  extern const Table name;                   \
-  }                                          \
-  namespace detail {                         \
-  inline const Table& pick_##name() {        \
-    switch (active_target()) {               \
-      case Target::amx:                      \
-      case Target::avx512vnni:               \
-      case Target::avx512:                   \
-        return avx512::name;                 \
-      case Target::avx2:                     \
-        return avx2::name;                   \
-      default:                               \
-        return baseline::name;               \
-    }                                        \
-  }                                          \
+#define H2LEARN_DECLARE_KERNELS(Table, name)       \
+  namespace baseline {                             \
+  extern const Table name;                         \
+  }                                                \
+  namespace avx2 {                                 \
+  extern const Table name;                         \
+  }                                                \
+  namespace avx512 {                               \
+  extern const Table name;                         \
+  }                                                \
+  namespace detail {                               \
+  inline const Table& pick_##name(Target target) { \
+    switch (target) {                              \
+      case Target::amx:                            \
+      case Target::avx512vnni:                     \
+      case Target::avx512:                         \
+        return avx512::name;                       \
+      case Target::avx2:                           \
+        return avx2::name;                         \
+      default:                                     \
+        return baseline::name;                     \
+    }                                              \
+  }                                                \
   }
 #else
-#define H2LEARN_DECLARE_KERNELS(Table, name)                   \
-  namespace baseline {                                         \
-  extern const Table name;                                     \
-  }                                                            \
-  namespace detail {                                           \
-  inline const Table& pick_##name() { return baseline::name; } \
+#define H2LEARN_DECLARE_KERNELS(Table, name)                         \
+  namespace baseline {                                               \
+  extern const Table name;                                           \
+  }                                                                  \
+  namespace detail {                                                 \
+  inline const Table& pick_##name(Target) { return baseline::name; } \
   }
 #endif

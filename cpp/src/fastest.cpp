@@ -66,7 +66,7 @@ double padding_of(Product product, const Geometry& geometry, std::int64_t images
   }
   Geometry windows = geometry;
   if (product == Product::backward) windows.in_channels = geometry.out_channels;
-  const std::int64_t step = detail::pick_digits_kernels().run_step;
+  const std::int64_t step = detail::pick_digits_kernels(active_target()).run_step;
   const WindowBytes bytes = window_bytes(windows, 0, step);
   if (bytes.packed_length % step != 0) return std::numeric_limits<double>::infinity();
   return of_columns * ratio(bytes.packed_length, bytes.length);

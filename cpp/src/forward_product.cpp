@@ -27,7 +27,8 @@ ForwardProduct::ForwardProduct(const Geometry& geometry, const PackedView& spike
       return;
     }
   }
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     require_finite("weight", weight, geometry.weights());
     return;
   }
@@ -35,7 +36,7 @@ ForwardProduct::ForwardProduct(const Geometry& geometry, const PackedView& spike
   product_.rounds_once = spikes.planes > 1;
   product_.tables = {lut.inputs, lut.rows};
   product_.rows = plan_->of_spikes(spikes);
-  prepare(method_of(kernel, true));
+  prepare(target, method_of(kernel, true));
 }
 
 ForwardProduct::ForwardProduct(const Geometry& geometry, const float* inputs, std::int64_t images,
@@ -46,14 +47,15 @@ ForwardProduct::ForwardProduct(const Geometry& geometry, const float* inputs, st
   require_array("inputs", inputs, images * geometry.in_features());
   require_finite("inputs", inputs, images * geometry.in_features());
   require_weights();
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     require_finite("weight", weight, geometry.weights());
     return;
   }
   plan_.emplace(geometry, GatherPlan::Rows::windows);
   product_.rows = plan_->of_values(inputs, images);
   product_.rounds_once = true;
-  prepare(method_of(kernel, false));
+  prepare(target, method_of(kernel, false));
 }
 
 void ForwardProduct::require_weights() const {
@@ -61,8 +63,8 @@ void ForwardProduct::require_weights() const {
   require_finite("bias", bias_, geometry_.out_channels);
 }
 
-void ForwardProduct::prepare(Method method) {
-  kernels_ = &detail::pick_synapse_kernels();
+void ForwardProduct::prepare(Target target, Method method) {
+  kernels_ = &detail::pick_synapse_kernels(target);
   const bool tables = method == Method::tables;
   product_.columns = geometry_.outputs_per_group();
   product_.scale = scale_;

@@ -32,7 +32,7 @@ class ForwardProduct {
 
  private:
   void require_weights() const;
-  void prepare(Method method);
+  void prepare(Target target, Method method);
   void gather(float* currents);
 
   Geometry geometry_;

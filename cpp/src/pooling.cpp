@@ -16,7 +16,8 @@ const PoolingKernels& kernels() {
   static constexpr PoolingKernels scalar = {&reference::count_pool, &reference::max_pool,
                                             &reference::average_pool_backward,
                                             &reference::max_pool_backward};
-  return active_target() == Target::scalar ? scalar : detail::pick_pooling();
+  const Target target = active_target();
+  return target == Target::scalar ? scalar : detail::pick_pooling(target);
 }
 
 /// Sizes stay below 2^31 an image and windows below 2^24 elements: a count is exact in float32.

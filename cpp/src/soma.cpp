@@ -123,7 +123,8 @@ SomaPlan make_plan(const SomaOptions& options, const SomaShape& shape) {
 
 const SomaKernels& soma_kernels() {
   static constexpr SomaKernels scalar = {&reference::soma_forward, &reference::soma_backward};
-  return active_target() == Target::scalar ? scalar : detail::pick_soma();
+  const Target target = active_target();
+  return target == Target::scalar ? scalar : detail::pick_soma(target);
 }
 
 std::int64_t first_not_finite(const float* values, std::int64_t count) {

@@ -16,7 +16,8 @@ const SpikesKernels& kernels() {
   static constexpr SpikesKernels scalar = {
       &reference::pack,     &reference::pack_nonzero,       &reference::unpack,
       &reference::popcount, &reference::transpose_matrices, &reference::transpose_bits};
-  return active_target() == Target::scalar ? scalar : detail::pick_spikes();
+  const Target target = active_target();
+  return target == Target::scalar ? scalar : detail::pick_spikes(target);
 }
 
 void require_between(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {

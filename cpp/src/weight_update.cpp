@@ -12,8 +12,9 @@ namespace h2learn {
 namespace {
 
 /// Runs the kernel, or writes the empty sum.
-void run(const Geometry& geometry, GatherPlan& plan, const GatheredRows& rows, float scale,
-         const float* grad_currents, float* grad_weight, Method method, Tables tables) {
+void run(Target target, const Geometry& geometry, GatherPlan& plan, const GatheredRows& rows,
+         float scale, const float* grad_currents, float* grad_weight, Method method,
+         Tables tables) {
   if (rows.images == 0) {
     std::fill_n(grad_weight, geometry.weights(), 0.0F);
     return;
@@ -28,7 +29,7 @@ void run(const Geometry& geometry, GatherPlan& plan, const GatheredRows& rows, f
   product.grad_weight = grad_weight;
   product.method = method;
   product.tables = tables;
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels = detail::pick_synapse_kernels(target);
   product.choice = kernels.choose_outer(product.rows, product.columns, method);
   plan.add_runs(product.choice, product.rows);
   kernels.outer_product(product);
@@ -49,7 +50,8 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
       weight_update_by_digits(geometry, spikes, scale, grad_currents, grad_weight)) {
     return;
   }
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     if (kernel == Kernel::lut) {
       reference::weight_update_lut(geometry, spikes, scale, grad_currents, grad_weight, lut);
     } else {
@@ -58,7 +60,7 @@ void weight_update(const Geometry& geometry, const PackedView& spikes, float sca
     return;
   }
   GatherPlan plan(geometry, GatherPlan::Rows::windows);
-  run(geometry, plan, plan.of_spikes(spikes), scale, grad_currents, grad_weight,
+  run(target, geometry, plan, plan.of_spikes(spikes), scale, grad_currents, grad_weight,
       method_of(kernel, true), {lut.inputs, lut.rows});
 }
 
@@ -70,12 +72,13 @@ void weight_update(const Geometry& geometry, const float* inputs, std::int64_t i
   require_array("grad_currents", grad_currents, images * geometry.out_features());
   require_array("grad_weight", grad_weight, geometry.weights());
   require_finite("inputs", inputs, images * geometry.in_features());
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     reference::weight_update(geometry, inputs, images, grad_currents, grad_weight);
     return;
   }
   GatherPlan plan(geometry, GatherPlan::Rows::windows);
-  run(geometry, plan, plan.of_values(inputs, images), 1, grad_currents, grad_weight,
+  run(target, geometry, plan, plan.of_values(inputs, images), 1, grad_currents, grad_weight,
       method_of(kernel, false), {});
 }
 
@@ -85,10 +88,12 @@ void bias_update(const float* grad_currents, std::int64_t positions, std::int64_
   require_images("out_channels", out_channels);
   require_array("grad_currents", grad_currents, positions * out_channels);
   require_array("grad_bias", grad_bias, out_channels);
-  if (active_target() == Target::scalar) {
+  const Target target = active_target();
+  if (target == Target::scalar) {
     reference::bias_update(grad_currents, positions, out_channels, grad_bias);
   } else {
-    detail::pick_synapse_kernels().sum_positions(grad_currents, positions, out_channels, grad_bias);
+    detail::pick_synapse_kernels(target).sum_positions(grad_currents, positions, out_channels,
+                                                       grad_bias);
   }
 }
 

@@ -142,7 +142,8 @@ const BitStringKernels& kernels() {
   static constexpr BitStringKernels scalar = {
       &reference::add_ones,        &reference::most_in_bank,           &reference::place,
       &reference::count_addresses, &reference::count_window_addresses, &reference::add_shifted};
-  return active_target() == Target::scalar ? scalar : detail::pick_bit_strings();
+  const Target target = active_target();
+  return target == Target::scalar ? scalar : detail::pick_bit_strings(target);
 }
 
 TEST(FastBits, StringsAreCountedAlikeOnEveryTarget) {

@@ -65,7 +65,7 @@ TEST_F(KeptWeights, EveryWeightThatChangesIsSeen) {
 
 TEST_F(KeptWeights, TheyAreKeptWhileTheyAreTheSameBits) {
   const ForcedTarget forced(available_targets().back());
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels = detail::pick_synapse_kernels(active_target());
   Floats weight = random_floats(small.weights(), -1, 1, 6);
   weight[17] = 0;
   const auto first = packed_weights(kernels, small_shape, PackFor::forward, weight.data());
@@ -82,7 +82,7 @@ TEST_F(KeptWeights, TheyAreKeptWhileTheyAreTheSameBits) {
 
 TEST_F(KeptWeights, AtMostSoManyBytes) {
   const ForcedTarget forced(available_targets().back());
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels = detail::pick_synapse_kernels(active_target());
   const WeightShape large = {1, 1024, 1024, 2};
   std::vector<Floats> layers;
   for (int i = 0; i < 5; ++i) {
@@ -103,7 +103,7 @@ TEST_F(KeptWeights, AtMostSoManyBytes) {
 
 TEST_F(KeptWeights, ManySmallLayersMakeRoomToo) {
   const ForcedTarget forced(available_targets().back());
-  const SynapseKernels& kernels = detail::pick_synapse_kernels();
+  const SynapseKernels& kernels = detail::pick_synapse_kernels(active_target());
   std::vector<Floats> layers;
   std::int64_t each = 0;
   for (int i = 0; i < 100; ++i) {

@@ -211,8 +211,8 @@ TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) 
     pack(spikes.counts.data(), layer.images, features, spikes.words.data());
     const GatherPlan plan(layer.geometry, GatherPlan::Rows::windows);
     const auto choice = [&](Method method) {
-      return detail::pick_synapse_kernels().choose_product(plan.of_spikes(spikes.view()),
-                                                           layer.geometry.out_channels, method);
+      return detail::pick_synapse_kernels(active_target())
+          .choose_product(plan.of_spikes(spikes.view()), layer.geometry.out_channels, method);
     };
     on_each_target(
         [&] {
@@ -240,8 +240,8 @@ TEST(Synapse, WalkingRefusesWeightsThatAreNotFinite) {
   const GatherPlan plan(layer.geometry, GatherPlan::Rows::windows);
   on_each_target(
       [&] {
-        EXPECT_EQ(detail::pick_synapse_kernels().choose_product(plan.of_spikes(spikes.view()), 9,
-                                                                Method::event),
+        EXPECT_EQ(detail::pick_synapse_kernels(active_target())
+                      .choose_product(plan.of_spikes(spikes.view()), 9, Method::event),
                   Choice::walk);
         Floats currents(size(layer.images * layer.geometry.out_features()), unset);
         expect_refused(
@@ -260,8 +260,8 @@ TEST(Synapse, EventsOfManyChannelsAreListedOnceForAllTaps) {
     int forward = 0;
     int backward = 0;
     const auto by_taps = [](const GatheredRows& rows, std::int64_t columns) {
-      return detail::pick_synapse_kernels().choose_product(rows, columns, Method::event) ==
-             Choice::taps;
+      return detail::pick_synapse_kernels(active_target())
+                 .choose_product(rows, columns, Method::event) == Choice::taps;
     };
     for (const Layer& layer : layers()) {
       const Geometry& geometry = layer.geometry;

@@ -32,21 +32,21 @@ TEST(Target, TheForcedOnesKernelsRun) {
     // What these two add to avx512 only the digits kernels use.
     if (active_target() == Target::avx512 || active_target() == Target::avx512vnni ||
         active_target() == Target::amx) {
-      EXPECT_EQ(&detail::pick_soma(), &avx512::soma);
-      EXPECT_EQ(&detail::pick_spikes(), &avx512::spikes);
-      EXPECT_EQ(&detail::pick_pooling(), &avx512::pooling);
+      EXPECT_EQ(&detail::pick_soma(active_target()), &avx512::soma);
+      EXPECT_EQ(&detail::pick_spikes(active_target()), &avx512::spikes);
+      EXPECT_EQ(&detail::pick_pooling(active_target()), &avx512::pooling);
       return;
     }
     if (active_target() == Target::avx2) {
-      EXPECT_EQ(&detail::pick_soma(), &avx2::soma);
-      EXPECT_EQ(&detail::pick_spikes(), &avx2::spikes);
-      EXPECT_EQ(&detail::pick_pooling(), &avx2::pooling);
+      EXPECT_EQ(&detail::pick_soma(active_target()), &avx2::soma);
+      EXPECT_EQ(&detail::pick_spikes(active_target()), &avx2::spikes);
+      EXPECT_EQ(&detail::pick_pooling(active_target()), &avx2::pooling);
       return;
     }
 #endif
-    EXPECT_EQ(&detail::pick_soma(), &baseline::soma);
-    EXPECT_EQ(&detail::pick_spikes(), &baseline::spikes);
-    EXPECT_EQ(&detail::pick_pooling(), &baseline::pooling);
+    EXPECT_EQ(&detail::pick_soma(active_target()), &baseline::soma);
+    EXPECT_EQ(&detail::pick_spikes(active_target()), &baseline::spikes);
+    EXPECT_EQ(&detail::pick_pooling(active_target()), &baseline::pooling);
   });
 }
 
@@ -61,7 +61,7 @@ TEST(Target, DigitsKernelsAreEveryTargetsOwn) {
     if (active_target() == Target::amx) expected = &amx::digits_kernels;
 #endif
 #endif
-    EXPECT_EQ(&detail::pick_digits_kernels(), expected);
+    EXPECT_EQ(&detail::pick_digits_kernels(active_target()), expected);
   });
 }
 

@@ -149,8 +149,8 @@ extern const DigitsKernels digits_kernels;
 }
 
 namespace detail {
-inline const DigitsKernels& pick_digits_kernels() {
-  switch (active_target()) {
+inline const DigitsKernels& pick_digits_kernels(Target target) {
+  switch (target) {
 #ifdef H2LEARN_AMX_TARGET
     case Target::amx:
       return amx::digits_kernels;
