@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "h2learn/forward.hpp"
 #include "scratch.hpp"
@@ -148,7 +149,10 @@ std::shared_ptr<const PackedWeights> add_weights(const SynapseKernels& kernels,
                              geometry.channels_per_group(), geometry.taps()};
   bool finite = true;
   if (kernels.reads_in_place(product)) {
-    finite = kernels.all_finite(weight, geometry.weights());
+    constexpr float most = std::numeric_limits<float>::max();
+    const float largest = kernels.largest_magnitude(weight, geometry.weights());
+    finite = largest <= most;
+    product.may_overflow = largest > most / sum_block;
   } else {
     const std::int64_t rows = product.rows.images * product.rows.positions;
     if (product.rows.positions > 1 && rows <= rows_worth_keeping) {

@@ -1,5 +1,6 @@
 // The synapse's products: the scalar reference against their definition, every kernel on every
 // target against the scalar reference bit by bit, and everything that must be refused.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -223,12 +224,24 @@ TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) 
         Target::baseline);
     const Floats weight = weights_of(layer.geometry, 52);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 53);
-    for (const Floats& added : {Floats(), bias}) {
-      for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
+    // Of a few of these a block is finite, of more infinite, and so its row is.
+    Floats large = random_floats(layer.geometry.weights(), 0, 1, 54);
+    for (float& value : large) value *= std::numeric_limits<float>::max() / 2;
+    for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
+      const auto run = [&](const Floats& weights, const Floats& added) {
         expect_same_everywhere(
-            [&] { return bits_of(run_forward(layer, spikes, 0.7F, weight, added, kernel)); });
-      }
+            [&] { return bits_of(run_forward(layer, spikes, 0.7F, weights, added, kernel)); });
+      };
+      run(weight, {});
+      run(weight, bias);
+      run(large, {});
     }
+    const Floats sums = run_forward(layer, spikes, 1, large, {}, Kernel::event);
+    if (features > 3) {
+      EXPECT_GT(std::count(sums.begin(), sums.end(), INFINITY), 0);
+    }
+    EXPECT_EQ(std::count_if(sums.begin(), sums.end(), [](float sum) { return std::isnan(sum); }),
+              0);
   }
 }
 

@@ -7,8 +7,8 @@
 
 namespace h2learn::H2LEARN_TARGET {
 
-extern const SynapseKernels synapse_kernels = {all_finite,     reads_in_place, packed_size,
-                                               pack_weights,   choose_product, choose_outer,
-                                               gather_product, outer_product,  sum_positions};
+extern const SynapseKernels synapse_kernels = {largest_magnitude, reads_in_place, packed_size,
+                                               pack_weights,      choose_product, choose_outer,
+                                               gather_product,    outer_product,  sum_positions};
 
 }  // namespace h2learn::H2LEARN_TARGET

@@ -109,6 +109,7 @@ struct GatherProduct {
   std::int64_t columns;       ///< of one group
   const float* panels;        ///< as pack_weights() left them; null: `weight` is read in place
   const float* weight;        ///< torch's order
+  bool may_overflow;          ///< a block of spikes, by the largest weight; known in place only
   bool transposed;            ///< of `weight` [outputs, channels], columns are channels
   float scale;                ///< of spikes and counts; 1 for floats
   bool rounds_once;           ///< a product and its sum, also where the processor cannot
@@ -150,7 +151,8 @@ struct WeightShape {
 enum class PackFor { forward, backward, tables, sampled };
 
 struct SynapseKernels {
-  bool (*all_finite)(const float* values, std::int64_t count);
+  /// A NaN where one of the values is.
+  float (*largest_magnitude)(const float* values, std::int64_t count);
   /// Whether gather_product() reads the product's `weight` in place: a linear layer with so few
   /// images that each weight would be packed to be used once, depthwise ones, and Choice::walk.
   bool (*reads_in_place)(const GatherProduct& product);

@@ -108,12 +108,11 @@ inline float density_of_words(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(words, 1) * 64);
 }
 
-/// Part of `count` elements for which set(begin, end) counts those that are not zero, estimated
-/// from pieces spread evenly over all.
+/// Ones for each of `count` elements, of which set(begin, end) counts those in some: estimated from
+/// `pieces` spread evenly over all.
 template <typename Set>
-inline float estimate_density(std::int64_t count, Set set) {
-  constexpr std::int64_t piece = 256;
-  constexpr std::int64_t pieces = 256;
+inline float estimate_density(std::int64_t count, std::int64_t pieces, std::int64_t piece,
+                              Set set) {
   const std::int64_t step = most(count / pieces, piece);
   std::int64_t seen = 0;
   std::int64_t found = 0;
@@ -132,26 +131,27 @@ inline float density_of_values(const GatheredRows& rows) {
     for (std::int64_t i = begin; i < end; ++i) set += rows.values[i] != 0;
     return set;
   };
-  return estimate_density(rows.images * rows.image_stride, not_zero);
+  return estimate_density(rows.images * rows.image_stride, 256, 256, not_zero);
 }
 
-/// Part of a linear layer's inputs that spike, estimated; what fills up a row's words does not
-/// count.
-inline float density_of_rows(const GatheredRows& rows) {
+/// Part of a linear layer's inputs that spike, estimated from some images. What fills up their
+/// words does not count.
+inline float density_of_images(const GatheredRows& rows) {
   const auto popcounts = [&](std::int64_t begin, std::int64_t end) {
     std::int64_t set = 0;
-    for (std::int64_t i = begin; i < end; ++i) set += __builtin_popcountll(rows.words[i]);
+    for (std::int64_t i = begin * rows.words_per_image; i < end * rows.words_per_image; ++i) {
+      set += __builtin_popcountll(rows.words[i]);
+    }
     return set;
   };
-  return estimate_density(plane_words(rows), popcounts) * static_cast<float>(rows.words_per_image) /
-         static_cast<float>(rows.length);
+  return estimate_density(rows.images, 128, 1, popcounts) / static_cast<float>(rows.length);
 }
 
 /// True where walking is cheaper than what else can be done with a linear layer of spikes, in tasks
 /// of so many vectors of columns.
 inline bool walk_pays(const GatheredRows& rows, std::int64_t vectors, Method method) {
   if (method != Method::event && method != Method::by_density) return false;
-  const RowOfTerms row = {true, density_of_rows(rows),
+  const RowOfTerms row = {true, density_of_images(rows),
                           static_cast<float>(least(rows.length, sum_block)),
                           static_cast<float>(vectors)};
   const float cost = row.vectors * costs.walk_event * row.density * row.depth;

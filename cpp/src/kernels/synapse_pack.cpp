@@ -204,19 +204,22 @@ void clear_zero_rows(const WeightShape& shape, const PanelLayout& layout, float*
 
 namespace H2LEARN_TARGET {
 
-bool all_finite(const float* values, std::int64_t count) {
+float largest_magnitude(const float* values, std::int64_t count) {
   constexpr std::int64_t piece = std::int64_t{1} << 14;
-  int bad = 0;
-#pragma omp parallel for schedule(static) reduction(| : bad) if (count > parallel_weights)
+  // Without their signs, floats are in the order of their bits, and NaNs are above all.
+  std::int32_t largest = 0;
+#pragma omp parallel for schedule(static) reduction(max : largest) if (count > parallel_weights)
   for (std::int64_t begin = 0; begin < count; begin += piece) {
     const std::int64_t end = least(begin + piece, count);
-    Ints flaws = {};
+    Ints magnitudes = {};
     for (std::int64_t i = begin; i < end; i += lanes) {
-      flaws |= not_finite(load_first(values + i, end - i));
+      const Ints bits = reinterpret_cast<Ints>(load_first(values + i, end - i)) & INT32_MAX;
+      magnitudes = bits > magnitudes ? bits : magnitudes;
     }
-    bad |= static_cast<int>(any(flaws));
+    for (int i = 0; i < lanes; ++i)
+      if (magnitudes[i] > largest) largest = magnitudes[i];
   }
-  return bad == 0;
+  return __builtin_bit_cast(float, largest);
 }
 
 std::int64_t packed_size(const WeightShape& shape, PackFor use) {

@@ -12,7 +12,7 @@ std::int64_t packed_size(const WeightShape& shape, PackFor use);
 /// See SynapseKernels::pack_weights.
 bool pack_weights(const WeightShape& shape, PackFor use, const float* weight, float* panels);
 
-bool all_finite(const float* values, std::int64_t count);
+float largest_magnitude(const float* values, std::int64_t count);
 
 /// grad_weight = scale * sums[group][term][output], rows of sums `stride` apart and padded to
 /// whole vectors.

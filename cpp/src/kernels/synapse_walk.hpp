@@ -4,7 +4,7 @@
 //
 // Lists of blocks (synapse_lists.hpp) are sorted, interleaved, and added to sums in memory, which
 // is much work where a block has two or three events. Here the last event of a block says so, and
-// by a mask the block is then added to the sum, in the order of the other kernels.
+// the block is then added to the sum, in the order of the other kernels.
 #pragma once
 
 #include <omp.h>
@@ -87,7 +87,10 @@ H2LEARN_INLINE WalkEvent* list_events(const std::uint64_t* words, std::int64_t w
 }
 
 /// out[count][stride] = scale * sums + bias, of a chunk of columns, of which `left` exist.
-template <int vectors>
+/// A block times one or zero is added to the sum at each event, by a multiply-add: processors have
+/// other units for it than for additions, or do two at once. An infinite block times zero would be
+/// a NaN, so where a block `may_overflow`, a mask is laid over it in a step of its own.
+template <int vectors, bool may_overflow>
 H2LEARN_TILE void walk_rows(const WalkRow* rows, std::int64_t count, const float* panel,
                             float scale, const float* bias, std::int64_t left, float* out,
                             std::int64_t stride) {
@@ -97,10 +100,15 @@ H2LEARN_TILE void walk_rows(const WalkRow* rows, std::int64_t count, const float
     for (const WalkEvent* event = rows[r].begin; event < rows[r].end; ++event) {
       const float* const weights = panel + std::int64_t{event->term} * (vectors * lanes);
       const Ints ends = broadcast(event->ends);
+      const Floats one_or_zero = keep_masked(broadcast(1.0F), ends);
       H2LEARN_UNROLL
       for (int v = 0; v < vectors; ++v) {
         block[v] += load(weights + v * lanes);
-        sum[v] += keep_masked(block[v], ends);
+        if constexpr (may_overflow) {
+          sum[v] += keep_masked(block[v], ends);
+        } else {
+          sum[v] = multiply_add(block[v], one_or_zero, sum[v]);
+        }
         block[v] = drop_masked(block[v], ends);
       }
     }
@@ -183,10 +191,11 @@ inline void walk_wave(const GatherProduct& product, std::int64_t begin, std::int
                           left - v * lanes, vectors * lanes, panel + v * lanes);
       }
       visit_tile<walk_vectors>(vectors, 0, [&]<int count_of>(std::int64_t) {
-        walk_rows<count_of>(
-            memory.rows + row, least(cut.part_rows, count - row), panel, product.scale,
-            product.bias == nullptr ? nullptr : product.bias + column, left,
-            product.out + (begin + row) * product.columns + column, product.columns);
+        const auto walk =
+            product.may_overflow ? walk_rows<count_of, true> : walk_rows<count_of, false>;
+        walk(memory.rows + row, least(cut.part_rows, count - row), panel, product.scale,
+             product.bias == nullptr ? nullptr : product.bias + column, left,
+             product.out + (begin + row) * product.columns + column, product.columns);
       });
     }
   }
