@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +113,12 @@ def auto_losses(rows: list[Row]) -> list[tuple[float, Row]]:
 def _goals(report: Report) -> Table:
     """A line a goal, h2learn's kernel, target and number of threads.
 
-    A goal beside the int8 ceiling is n/a where the instruction set does not multiply bytes.
+    A goal beside the int8 ceiling is n/a where the instruction set does not multiply bytes. `of
+    additions alone`, where it is known of all rows of a goal, is what `event` would reach if
+    nothing but its additions took time, at the rate that they have.
     """
     lines = []
+    additions = _additions(report)
     for goal in (Goal(**fields) for fields in report["goals"]):
         rows = [
             row
@@ -126,11 +129,13 @@ def _goals(report: Report) -> Table:
         for (kernel, target, threads), same in groups(rows, "h2learn_kernel", "target", "threads"):
             worst = min(same, key=lambda row: row["ratio"])
             most = [row["most_ratio"] for row in same if row["most_ratio"] is not None]
+            alone = [row["rival_ms"] / ms for row in same if (ms := additions(row)) is not None]
             count = sum(row["ratio"] >= goal.ratio for row in same)
             lines.append([
                 *start, kernel, target, str(threads), "yes" if count == len(same) else "no",
                 f"{count} of {len(same)}", f"{worst['ratio']:.2f}", where(worst),
                 f"{statistics.median(row['ratio'] for row in same):.2f}",
+                f"{statistics.median(alone):.1f}" if len(alone) == len(same) else "-",
                 f"{statistics.median(most):.1f}" if most and not _is_ceiling(goal) else "-",
             ])  # fmt: skip
         measured = any(
@@ -138,9 +143,10 @@ def _goals(report: Report) -> Table:
             for row in report["rows"]
         )
         if measured and not rows:
-            lines.append([*start, "-", "-", "-", "n/a", *["-"] * 5])
+            lines.append([*start, "-", "-", "-", "n/a", *["-"] * 6])
     columns = ["work", "rival", "goal", "kernel", "target", "threads", "reached", "rows",
-               "lowest ratio", "there", "median ratio", "at the ceiling"]  # fmt: skip
+               "lowest ratio", "there", "median ratio", "of additions alone",
+               "at the ceiling"]  # fmt: skip
     return Table("Goals: the rival's time over h2learn's", columns, lines)
 
 
@@ -181,42 +187,90 @@ def _ceilings(report: Report) -> Table:
     return Table("Measured ceilings", columns, lines)
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How the times of `event` grow with what is not zero.
+
+    Attributes:
+        events: the measurements, from LEAST_FITTED_RATE on.
+        slope: ms if nothing were zero: additions.
+        rest: ms if everything were.
+    """
+
+    events: list[Row]
+    slope: float
+    rest: float
+
+
+def _fits(report: Report) -> dict[tuple[str, str, str, int], Fit]:
+    """By kernel, case, target and threads.
+
+    A straight line through the times at three rates or more, by least squares of relative errors.
+    Depthwise layers add nothing by events.
+    """
+    fits = {}
+    measured = [
+        row
+        for row in report.get("measurements", [])
+        if row["way"] == "h2learn-event" and row["macs"] and (row["rate"] or 0) >= LEAST_FITTED_RATE
+    ]
+    for key, events in groups(measured, "kernel", "case", "target", "threads"):
+        if len({row["nonzero"] for row in events}) < 3 or "depthwise" in key[1]:
+            continue
+        ms = np.array([row["ms"] for row in events])
+        slope, rest = np.polyfit([row["nonzero"] for row in events], ms, 1, w=1 / ms)
+        if slope > 0:  # else nothing but noise
+            fits[key] = Fit(events, float(slope), float(rest))
+    return fits
+
+
+def _additions(report: Report) -> Callable[[Row], float | None]:
+    """For a row of `auto`, ms of the additions of `event` alone; None where that is not known."""
+    fits = _fits(report)
+    nonzero = {
+        (row["kernel"], row["case"], row["rate"]): row["nonzero"]
+        for row in report.get("measurements", [])
+        if row["way"] == "h2learn-event"
+    }
+
+    def additions(row: Row) -> float | None:
+        fit = fits.get((row["kernel"], row["case"], row["target"], row["threads"]))
+        walked = row["kernel"] == "forward" and (row["rate"] or 0) < LEAST_FITTED_RATE
+        if fit is None or walked or row["h2learn_kernel"] != "auto":
+            return None
+        return fit.slope * nonzero[row["kernel"], row["case"], row["rate"]]
+
+    return additions
+
+
 def _events(report: Report) -> Table:
     """How the time of `event` falls into additions, which grow with what is not zero, and the rest.
 
-    A straight line through the times at three rates or more, from LEAST_FITTED_RATE on, by least
-    squares of relative errors; shown at the rate nearest SHOWN_RATE. Depthwise layers add nothing
-    by events.
+    Shown at the rate nearest SHOWN_RATE.
     """
     cache = {
         (ceiling["target"], ceiling["threads"]): ceiling["l1_bytes_per_second"]
         for ceiling in report["ceilings"]
     }
+    torch = {
+        key: min(row["ms"] for row in rows)
+        for key, rows in groups(
+            [row for row in report.get("measurements", []) if row["way"] == "torch-float32"],
+            "kernel", "case", "target", "threads",
+        )
+    }  # fmt: skip
     lines = []
-    measured = [row for row in report.get("measurements", []) if row["macs"]]
-    for key, same in groups(measured, "kernel", "case", "target", "threads"):
+    for key, fit in _fits(report).items():
         kernel, case, target, threads = key
-        events = [
-            row
-            for row in same
-            if row["way"] == "h2learn-event" and (row["rate"] or 0) >= LEAST_FITTED_RATE
-        ]
-        rivals = [row["ms"] for row in same if row["way"] == "torch-float32"]
-        few = len({row["nonzero"] for row in events}) < 3
-        if few or not rivals or key[2:] not in cache or "depthwise" in case:
+        if key not in torch or key[2:] not in cache:
             continue
-        ms = np.array([row["ms"] for row in events])
-        slope, rest = np.polyfit([row["nonzero"] for row in events], ms, 1, w=1 / ms)
-        shown = min(events, key=lambda row: abs(row["rate"] - SHOWN_RATE))
-        additions = slope * shown["nonzero"]
-        if slope <= 0:
-            continue  # nothing but noise
-        read = shown["macs"] * FLOAT_BYTES / (slope / 1e3)
+        shown = min(fit.events, key=lambda row: abs(row["rate"] - SHOWN_RATE))
+        read = shown["macs"] * FLOAT_BYTES / (fit.slope / 1e3)
         lines.append([
             kernel, case, target, str(threads), percent(shown["rate"]), f"{shown['ms']:.2f}",
-            f"{rest / shown['ms']:.0%}", f"{read / 1e9:.0f}", f"{cache[key[2:]] / 1e9:.0f}",
-            f"{read / cache[key[2:]]:.0%}", f"{min(rivals) / shown['ms']:.2f}",
-            f"{min(rivals) / additions:.2f}",
+            f"{fit.rest / shown['ms']:.0%}", f"{read / 1e9:.0f}", f"{cache[key[2:]] / 1e9:.0f}",
+            f"{read / cache[key[2:]]:.0%}", f"{torch[key] / shown['ms']:.2f}",
+            f"{torch[key] / (fit.slope * shown['nonzero']):.2f}",
         ])  # fmt: skip
     columns = ["kernel", "case", "target", "threads", "not zero", "event, ms", "not additions",
                "added, GB/s", "L1, GB/s", "share", "torch-float32 over it",

@@ -296,9 +296,27 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
     of_digits = {(line[0], line[1]): line[6] for line in goals.rows if line[3] == "digits"}
     assert of_digits["forward, 10 to 30 %", "torch-float32"] == "yes"
     assert of_digits["forward, 10 to 30 %", kernels.INT8] == "no"
-    most = {(line[3], line[1]): line[11] for line in goals.rows if line[0] == "forward, 10 to 30 %"}
+    most = {(line[3], line[1]): line[12] for line in goals.rows if line[0] == "forward, 10 to 30 %"}
     assert most["auto", "torch-float32"] == "16.0"  # 0.1 of 1e9 additions at 1e11 a second: 1 ms
     assert most["digits", kernels.INT8] == "-"
+
+
+def test_a_goal_says_what_additions_alone_would_reach() -> None:
+    events = [measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.1, 0.2, 0.3, 0.5)]
+    chosen = [measured("h2learn-auto", 2.0 + 20.0 * rate, rate) for rate in (0.1, 0.2, 0.3)]
+    measurements = [*events, *chosen, measured("torch-float32", 12.0)]
+    rows = kernels.rows_of(measurements, {})
+
+    def alone(rows: list[dict]) -> str:
+        report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": [],
+                  "measurements": measurements}  # fmt: skip
+        goals = next(t for t in kernel_tables.tables(report) if t.title.startswith("Goals"))
+        (line,) = [line for line in goals.rows if line[3] == "auto"]
+        return line[goals.columns.index("of additions alone")]
+
+    assert alone(rows) == "3.0"  # 12 ms over the 4 of 20 % of 20
+    unfitted = [row | {"case": list(SIZES)[1]} for row in rows]
+    assert alone([*rows, *unfitted]) == "-"
 
 
 def test_the_time_of_events_is_additions_and_the_rest() -> None:
