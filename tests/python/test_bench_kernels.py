@@ -25,6 +25,7 @@ from ceiling import Ceiling, NoCeilingError
 from h2learn import _core, ops
 from h2learn.shapes import GEOMETRY_FIELDS
 from kernel_cases import LAYERS, NEURONS, SIZES, VARIANTS, Case, NeuronCase
+from measure import Timing
 
 CONV = ops.geometry(5, (7, 6), 9, (3, 3), padding=(1, 1))
 TINY = {
@@ -261,7 +262,7 @@ def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
     report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": []}
     shown = {table.title: table for table in kernel_tables.tables(report)}
     (auto,) = [table for title, table in shown.items() if "auto" in title]
-    assert auto.rows == [["forward", "avx2", "1", "1 of 2", "2.00", f"{worst['case']} at 30 %",
+    assert auto.rows == [["forward", "avx2", "1", "0", "1 of 2", "2.00", f"{worst['case']} at 30 %",
                           "event"]]  # fmt: skip
     (goals,) = [table for title, table in shown.items() if title.startswith("Goals")]
     lines = {(line[0], line[1]): line[3:] for line in goals.rows}
@@ -271,6 +272,47 @@ def test_rows_compare_auto_with_the_fastest_of_each_rival() -> None:
     assert lines["forward, 10 to 30 %", "torch-float32"][6] == f"{worst['case']} at 30 %"
     assert lines["forward, 10 to 30 %", kernels.INT8][3] == "n/a"  # ROOF multiplies no bytes
     assert not any(work.startswith("neurons") for work, _ in lines)  # not measured
+
+
+def test_what_auto_seems_to_lose_is_measured_again_and_that_counts() -> None:
+    rows = [
+        measured("h2learn-auto", 4.0, 0.1),
+        measured("h2learn-auto", 4.0, 0.3),
+        measured("h2learn-event", 2.0, 0.1),
+        measured("h2learn-event", 3.6, 0.3),
+        measured("h2learn-dense", 5.0),
+        measured("torch-float32", 9.0),
+    ]
+    assert list(kernels.lost_by_auto(rows)) == [(0.1, [0, 2, 4])]
+    assert list(kernels.lost_by_auto([rows[0], rows[5]])) == []
+    for row, ms in zip((rows[0], rows[2], rows[4]), (3.0, 2.9, 6.0), strict=True):
+        row["again_ms"] = {"0.1": ms}
+    compared = kernels.rows_of(rows, {})
+    losses = {row["rate"]: loss for loss, row in kernel_tables.auto_losses(compared)}
+    assert losses == {0.1: pytest.approx(3.0 / 2.9), 0.3: pytest.approx(4.0 / 3.6)}
+    report = {"rows": compared, "ceilings": [], "goals": GOALS, "variants": []}
+    auto = next(table for table in kernel_tables.tables(report) if "auto" in table.title)
+    assert auto.rows[0][3:5] == ["1", "0 of 2"]
+    assert {row["ratio"] for row in compared if row["rival"] == "torch-float32"} == {9.0 / 4.0}
+
+
+def test_a_job_measures_again_what_auto_seems_to_lose(monkeypatch) -> None:
+    turns = []
+
+    def timed(steps: dict, rounds: int) -> dict:
+        turns.append((len(steps), rounds))
+        slow = 9.0 if len(turns) == 1 else 1.5  # `auto` is the first
+        return {name: Timing(slow if i == 0 else 2.0, (0.0, 0.0)) for i, name in enumerate(steps)}
+
+    monkeypatch.setattr(kernels, "interleave", timed)
+    ways = ("h2learn-auto", "h2learn-event", "h2learn-dense", "torch-float32")
+    job = kernels.Job("forward", next(iter(SIZES)), 1, [0.1], ways)
+    rows = kernels.measure_job(job, _core.active_target(), 2)
+    assert turns == [(len(rows), 2), (3, 6)]
+    again = {row["way"]: row["again_ms"] for row in rows if row["again_ms"]}
+    assert again == {
+        "h2learn-auto": {"0.1": 1.5}, "h2learn-event": {"0.1": 2.0}, "h2learn-dense": {"0.1": 2.0}
+    }  # fmt: skip
 
 
 def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None:
