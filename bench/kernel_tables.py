@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 # `auto` may cost this much more than the better of the kernels that it chooses from.
 AUTO_SLACK = 1.15
-CHOICES = ("event", "dense")
+CHOICES = ("h2learn-event", "h2learn-dense")
 # Where events are shown as additions and the rest.
 SHOWN_RATE = 0.15
 LEAST_FITTED_RATE = 0.05
@@ -25,7 +25,7 @@ LEAST_FITTED_RATE = 0.05
 FLOAT_BYTES = 4
 # The layer that variants differ from, timed beside one of them.
 BASE_WAY = "h2learn-base"
-_OWN = tuple(f"h2learn-{name}" for name in CHOICES)
+_JOB = ("kernel", "case", "target", "threads")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def auto_losses(rows: list[Row]) -> list[tuple[float, Row]]:
     def times(row: Row) -> tuple[float, float]:
         return row.get("again_ms") or (row["h2learn_ms"], row["rival_ms"])
 
-    own = [row for row in rows if row["rival"] in _OWN]
+    own = [row for row in rows if row["rival"] in CHOICES]
     losses = []
     for _, same in groups(own, "kernel", "case", "rate", "target", "threads"):
         best = min(same, key=lambda row: times(row)[1])
@@ -123,7 +123,7 @@ def _goals(report: Report) -> Table:
     """A line a goal, h2learn's kernel, target and number of threads.
 
     A goal beside the int8 ceiling is n/a where the instruction set does not multiply bytes. `of
-    additions alone`, where it is known of all rows of a goal, is what `event` would reach if
+    event's additions`, where it is known of all rows of a goal, is what `event` would reach if
     nothing but its additions took time, at the rate that they have.
     """
     lines = []
@@ -154,7 +154,7 @@ def _goals(report: Report) -> Table:
         if measured and not rows:
             lines.append([*start, "-", "-", "-", "n/a", *["-"] * 6])
     columns = ["work", "rival", "goal", "kernel", "target", "threads", "reached", "rows",
-               "lowest ratio", "there", "median ratio", "of additions alone",
+               "lowest ratio", "there", "median ratio", "of event's additions",
                "at the ceiling"]  # fmt: skip
     return Table("Goals: the rival's time over h2learn's", columns, lines)
 
@@ -213,7 +213,7 @@ class Fit:
     rest: float
 
 
-def _fits(report: Report) -> dict[tuple[str, str, str, int], Fit]:
+def _fits(report: Report) -> dict[tuple[Any, ...], Fit]:
     """By kernel, case, target and threads.
 
     A straight line through the times at three rates or more, by least squares of relative errors.
@@ -225,7 +225,7 @@ def _fits(report: Report) -> dict[tuple[str, str, str, int], Fit]:
         for row in report.get("measurements", [])
         if row["way"] == "h2learn-event" and row["macs"] and (row["rate"] or 0) >= LEAST_FITTED_RATE
     ]
-    for key, events in groups(measured, "kernel", "case", "target", "threads"):
+    for key, events in groups(measured, *_JOB):
         if len({row["nonzero"] for row in events}) < 3 or "depthwise" in key[1]:
             continue
         ms = np.array([row["ms"] for row in events])
@@ -236,20 +236,24 @@ def _fits(report: Report) -> dict[tuple[str, str, str, int], Fit]:
 
 
 def _additions(report: Report) -> Callable[[Row], float | None]:
-    """For a row of `auto`, ms of the additions of `event` alone; None where that is not known."""
+    """For a row of `auto`, ms of the additions of `event` alone; None where that is not known.
+
+    No more than `event` took, which noise could make of it.
+    """
     fits = _fits(report)
-    nonzero = {
-        (row["kernel"], row["case"], row["rate"]): row["nonzero"]
+    events = {
+        tuple(row[key] for key in (*_JOB, "rate")): row
         for row in report.get("measurements", [])
         if row["way"] == "h2learn-event"
     }
 
     def additions(row: Row) -> float | None:
-        fit = fits.get((row["kernel"], row["case"], row["target"], row["threads"]))
+        key = tuple(row[name] for name in _JOB)
         walked = row["kernel"] == "forward" and (row["rate"] or 0) < LEAST_FITTED_RATE
-        if fit is None or walked or row["h2learn_kernel"] != "auto":
+        if key not in fits or walked or row["h2learn_kernel"] != "auto":
             return None
-        return fit.slope * nonzero[row["kernel"], row["case"], row["rate"]]
+        event = events[(*key, row["rate"])]
+        return min(fits[key].slope * event["nonzero"], event["ms"])
 
     return additions
 
@@ -267,7 +271,7 @@ def _events(report: Report) -> Table:
         key: min(row["ms"] for row in rows)
         for key, rows in groups(
             [row for row in report.get("measurements", []) if row["way"] == "torch-float32"],
-            "kernel", "case", "target", "threads",
+            *_JOB,
         )
     }  # fmt: skip
     lines = []
@@ -326,7 +330,7 @@ def _ratios(report: Report) -> Iterator[Table]:
         rates = sorted({row["rate"] for row in rows}, key=lambda r: 2.0 if r is None else r)
         lines = []
         for (case, own, rival), same in groups(rows, "case", "h2learn_kernel", "rival"):
-            if rival in _OWN:
+            if rival in CHOICES:
                 continue
             by_rate = {row["rate"]: row for row in same}
             cells = [_cell(by_rate.get(rate)) for rate in rates]

@@ -93,11 +93,7 @@ GOALS = (
         Goal(f"layers of every kind, {kernel}", kernel, "torch-float32", 1.0, _VARIANTS)
         for kernel in SYNAPSE_KERNELS
     ),
-    *(
-        Goal("", kernel, f"h2learn-{own}", 1.0 / AUTO_SLACK)
-        for kernel in SYNAPSE_KERNELS
-        for own in CHOICES
-    ),
+    *(Goal("", kernel, own, 1.0 / AUTO_SLACK) for kernel in SYNAPSE_KERNELS for own in CHOICES),
 )
 
 
@@ -221,15 +217,16 @@ def lost_by_auto(rows: list[Row]) -> Iterator[tuple[float | None, list[int]]]:
     Yields:
         the rate, and the numbers of the rows of `auto` and what it chooses from.
     """
-    for ours in (row for row in rows if row["way"] == "h2learn-auto"):
+    for own, ours in enumerate(rows):
+        if ours["way"] != "h2learn-auto":
+            continue
         others = [
             i
             for i, row in enumerate(rows)
-            if row["way"] in (f"h2learn-{name}" for name in CHOICES)
-            and row["rate"] in (None, ours["rate"])
+            if row["way"] in CHOICES and row["rate"] in (None, ours["rate"])
         ]
         if others and ours["ms"] > AUTO_SLACK * min(rows[i]["ms"] for i in others):
-            yield ours["rate"], [rows.index(ours), *others]
+            yield ours["rate"], [own, *others]
 
 
 def base_ways(kernel: str, variant: Case, rates: list[float]) -> Iterator[Way]:

@@ -148,11 +148,14 @@ std::shared_ptr<const PackedWeights> add_weights(const SynapseKernels& kernels,
   const WeightShape shape = {geometry.groups, geometry.outputs_per_group(),
                              geometry.channels_per_group(), geometry.taps()};
   bool finite = true;
+  product.finite_blocks = false;
   if (kernels.reads_in_place(product)) {
     constexpr float most = std::numeric_limits<float>::max();
     const float largest = kernels.largest_magnitude(weight, geometry.weights());
     finite = largest <= most;
-    product.may_overflow = largest > most / sum_block;
+    // Rounding keeps sums in order, so none passes that of sum_block times the same number, which
+    // is `most` itself (a test adds them up).
+    product.finite_blocks = largest <= most / sum_block;
   } else {
     const std::int64_t rows = product.rows.images * product.rows.positions;
     if (product.rows.positions > 1 && rows <= rows_worth_keeping) {

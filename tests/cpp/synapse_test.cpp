@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include "h2learn/backward.hpp"
 #include "h2learn/forward.hpp"
@@ -224,46 +225,87 @@ TEST(Synapse, FewSpikesOfLinearLayersAreWalkedThroughWithTheSameBitsEverywhere) 
         Target::baseline);
     const Floats weight = weights_of(layer.geometry, 52);
     const Floats bias = random_floats(layer.geometry.out_channels, -1, 1, 53);
-    // Of a few of these a block is finite, of more infinite, and so its row is.
-    Floats large = random_floats(layer.geometry.weights(), 0, 1, 54);
-    for (float& value : large) value *= std::numeric_limits<float>::max() / 2;
     for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
-      const auto run = [&](const Floats& weights, const Floats& added) {
+      for (const Floats& added : {Floats(), bias}) {
         expect_same_everywhere(
-            [&] { return bits_of(run_forward(layer, spikes, 0.7F, weights, added, kernel)); });
-      };
-      run(weight, {});
-      run(weight, bias);
-      run(large, {});
+            [&] { return bits_of(run_forward(layer, spikes, 0.7F, weight, added, kernel)); });
+      }
     }
-    const Floats sums = run_forward(layer, spikes, 1, large, {}, Kernel::event);
-    if (features > 3) {
-      EXPECT_GT(std::count(sums.begin(), sums.end(), INFINITY), 0);
-    }
-    EXPECT_EQ(std::count_if(sums.begin(), sums.end(), [](float sum) { return std::isnan(sum); }),
-              0);
   }
 }
 
+TEST(Synapse, WalkingOverflowsWhereTheSumDoes) {
+  constexpr float most = std::numeric_limits<float>::max();
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  // The first row is of spikes only, the second of one block's, others of few.
+  const Layer layer = {"linear", {1300, 1, 1, 150}, 300};
+  const std::int64_t features = layer.geometry.in_features();
+  Spikes spikes(layer, 1, 0.01, 56);
+  for (std::int64_t i = 0; i < 2 * features; ++i) {
+    spikes.counts[size(i)] = i < features || i - features < sum_block ? 1 : 0;
+  }
+  pack(spikes.counts.data(), layer.images, features, spikes.words.data());
+  const auto sums_of = [&](const Floats& weight) {
+    Floats sums;
+    for (Kernel kernel : {Kernel::automatic, Kernel::event}) {
+      expect_same_everywhere([&] {
+        sums = run_forward(layer, spikes, 1, weight, {}, kernel);
+        return bits_of(sums);
+      });
+    }
+    return sums;
+  };
+  const auto all = [&](float value) { return Floats(size(layer.geometry.weights()), value); };
+  const float edge = most / sum_block;
+  Floats sums = sums_of(all(edge));
+  EXPECT_EQ(sums[0], infinity);  // of finite blocks
+  EXPECT_EQ(sums[150], most);    // of one
+  sums = sums_of(all(-edge));
+  EXPECT_EQ(sums[0], -infinity);
+  EXPECT_EQ(sums[150], -most);
+  for (float beyond : {std::nextafter(edge, infinity), 1.5F * edge}) {
+    EXPECT_EQ(sums_of(all(beyond))[150], infinity);
+  }
+  Floats large = random_floats(layer.geometry.weights(), -1, 1, 57);
+  for (float& value : large) value *= most / 2;
+  sums = sums_of(large);
+  EXPECT_GT(std::count(sums.begin(), sums.end(), infinity), 0);
+  EXPECT_GT(std::count(sums.begin(), sums.end(), -infinity), 0);
+  // Blocks of either sign that are infinite.
+  for (std::int64_t i = 0; i < layer.geometry.weights(); ++i) {
+    large[size(i)] = i % features < sum_block ? most / 2 : -most / 2;
+  }
+  sums = sums_of(large);
+  EXPECT_TRUE(std::isnan(sums[0]));
+  EXPECT_EQ(sums[150], infinity);
+}
+
 TEST(Synapse, WalkingRefusesWeightsThatAreNotFinite) {
-  const Layer layer = {"linear", {70, 1, 1, 9}, 300};
+  const Layer layer = {"linear", {700, 1, 1, 90}, 300};
   const Spikes spikes(layer, 1, 0.01, 55);
-  Floats weight = weights_of(layer.geometry, 56);
-  weight.back() = std::numeric_limits<float>::infinity();
+  const Floats weight = weights_of(layer.geometry, 56);
   const GatherPlan plan(layer.geometry, GatherPlan::Rows::windows);
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   on_each_target(
       [&] {
         EXPECT_EQ(detail::pick_synapse_kernels(active_target())
-                      .choose_product(plan.of_spikes(spikes.view()), 9, Method::event),
+                      .choose_product(plan.of_spikes(spikes.view()), 90, Method::event),
                   Choice::walk);
-        Floats currents(size(layer.images * layer.geometry.out_features()), unset);
-        expect_refused(
-            [&] {
-              forward(layer.geometry, spikes.view(), 1, weight.data(), nullptr, currents.data(),
-                      Kernel::event);
-            },
-            {"weight", "inf", "flat index 629"});
-        EXPECT_EQ(currents, Floats(currents.size(), unset));
+        for (float bad : {infinity, -infinity, nan, -nan}) {
+          for (std::int64_t place : {std::int64_t{0}, std::int64_t{20000}, std::int64_t{62999}}) {
+            Floats spoilt = weight;
+            spoilt[size(place)] = bad;
+            Floats currents(size(layer.images * layer.geometry.out_features()), unset);
+            expect_refused(
+                [&] {
+                  forward(layer.geometry, spikes.view(), 1, spoilt.data(), nullptr, currents.data(),
+                          Kernel::event);
+                },
+                {"weight", "flat index " + std::to_string(place)});
+            EXPECT_EQ(currents, Floats(currents.size(), unset));
+          }
+        }
       },
       Target::baseline);
 }

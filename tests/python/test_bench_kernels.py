@@ -344,19 +344,22 @@ def test_kernels_asked_for_by_name_stand_beside_torch_and_the_ceilings() -> None
 
 
 def test_a_goal_says_what_additions_alone_would_reach() -> None:
-    events = [measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.1, 0.2, 0.3, 0.5)]
-    chosen = [measured("h2learn-auto", 2.0 + 20.0 * rate, rate) for rate in (0.1, 0.2, 0.3)]
+    events = [
+        measured("h2learn-event", 2.0 + 20.0 * rate, rate) for rate in (0.01, 0.1, 0.2, 0.3, 0.5)
+    ]
+    chosen = [measured("h2learn-auto", 2.0 + 20.0 * rate, rate) for rate in (0.01, 0.1, 0.2, 0.3)]
     measurements = [*events, *chosen, measured("torch-float32", 12.0)]
     rows = kernels.rows_of(measurements, {})
 
-    def alone(rows: list[dict]) -> str:
+    def alone(rows: list[dict], work: str = "forward, 10 to 30 %") -> str:
         report = {"rows": rows, "ceilings": [], "goals": GOALS, "variants": [],
                   "measurements": measurements}  # fmt: skip
         goals = next(t for t in kernel_tables.tables(report) if t.title.startswith("Goals"))
-        (line,) = [line for line in goals.rows if line[3] == "auto"]
-        return line[goals.columns.index("of additions alone")]
+        (line,) = [line for line in goals.rows if line[0] == work and line[3] == "auto"]
+        return line[goals.columns.index("of event's additions")]
 
     assert alone(rows) == "3.0"  # 12 ms over the 4 of 20 % of 20
+    assert alone(rows, "forward, 1 %") == "-"  # few spikes are walked through
     unfitted = [row | {"case": list(SIZES)[1]} for row in rows]
     assert alone([*rows, *unfitted]) == "-"
 

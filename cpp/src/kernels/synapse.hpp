@@ -109,7 +109,7 @@ struct GatherProduct {
   std::int64_t columns;       ///< of one group
   const float* panels;        ///< as pack_weights() left them; null: `weight` is read in place
   const float* weight;        ///< torch's order
-  bool may_overflow;          ///< a block of spikes, by the largest weight; known in place only
+  bool finite_blocks;         ///< whatever spikes; false: not known, or not so
   bool transposed;            ///< of `weight` [outputs, channels], columns are channels
   float scale;                ///< of spikes and counts; 1 for floats
   bool rounds_once;           ///< a product and its sum, also where the processor cannot

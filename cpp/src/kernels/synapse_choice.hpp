@@ -108,12 +108,13 @@ inline float density_of_words(const GatheredRows& rows) {
   return static_cast<float>(set) / static_cast<float>(most(words, 1) * 64);
 }
 
-/// Ones for each of `count` elements, of which set(begin, end) counts those in some: estimated from
-/// `pieces` spread evenly over all.
+/// What set(begin, end) counts for each of `count` elements, estimated from `pieces` runs of
+/// `piece` elements (up to twice as many), spread evenly. By odd steps: not always the same sample
+/// of a batch.
 template <typename Set>
 inline float estimate_density(std::int64_t count, std::int64_t pieces, std::int64_t piece,
                               Set set) {
-  const std::int64_t step = most(count / pieces, piece);
+  const std::int64_t step = most(count / pieces, piece) | 1;
   std::int64_t seen = 0;
   std::int64_t found = 0;
   for (std::int64_t begin = 0; begin < count; begin += step) {

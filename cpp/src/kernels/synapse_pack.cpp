@@ -216,8 +216,9 @@ float largest_magnitude(const float* values, std::int64_t count) {
       const Ints bits = reinterpret_cast<Ints>(load_first(values + i, end - i)) & INT32_MAX;
       magnitudes = bits > magnitudes ? bits : magnitudes;
     }
-    for (int i = 0; i < lanes; ++i)
+    for (int i = 0; i < lanes; ++i) {
       if (magnitudes[i] > largest) largest = magnitudes[i];
+    }
   }
   return __builtin_bit_cast(float, largest);
 }

@@ -87,10 +87,10 @@ H2LEARN_INLINE WalkEvent* list_events(const std::uint64_t* words, std::int64_t w
 }
 
 /// out[count][stride] = scale * sums + bias, of a chunk of columns, of which `left` exist.
-/// A block times one or zero is added to the sum at each event, by a multiply-add: processors have
-/// other units for it than for additions, or do two at once. An infinite block times zero would be
-/// a NaN, so where a block `may_overflow`, a mask is laid over it in a step of its own.
-template <int vectors, bool may_overflow>
+/// At each event the block times one or zero, which is exact, is added to the sum by one
+/// multiply-add. An infinite block times zero would be a NaN: unless `finite_blocks`, a mask is
+/// laid over it in a step of its own, and so where there is no instruction for a multiply-add.
+template <int vectors, bool finite_blocks>
 H2LEARN_TILE void walk_rows(const WalkRow* rows, std::int64_t count, const float* panel,
                             float scale, const float* bias, std::int64_t left, float* out,
                             std::int64_t stride) {
@@ -104,10 +104,10 @@ H2LEARN_TILE void walk_rows(const WalkRow* rows, std::int64_t count, const float
       H2LEARN_UNROLL
       for (int v = 0; v < vectors; ++v) {
         block[v] += load(weights + v * lanes);
-        if constexpr (may_overflow) {
-          sum[v] += keep_masked(block[v], ends);
-        } else {
+        if constexpr (finite_blocks && has_fused) {
           sum[v] = multiply_add(block[v], one_or_zero, sum[v]);
+        } else {
+          sum[v] += keep_masked(block[v], ends);
         }
         block[v] = drop_masked(block[v], ends);
       }
@@ -192,7 +192,7 @@ inline void walk_wave(const GatherProduct& product, std::int64_t begin, std::int
       }
       visit_tile<walk_vectors>(vectors, 0, [&]<int count_of>(std::int64_t) {
         const auto walk =
-            product.may_overflow ? walk_rows<count_of, true> : walk_rows<count_of, false>;
+            product.finite_blocks ? walk_rows<count_of, true> : walk_rows<count_of, false>;
         walk(memory.rows + row, least(cut.part_rows, count - row), panel, product.scale,
              product.bias == nullptr ? nullptr : product.bias + column, left,
              product.out + (begin + row) * product.columns + column, product.columns);
