@@ -8,10 +8,12 @@
 
 #include "h2learn/backward.hpp"
 #include "h2learn/forward.hpp"
+#include "h2learn/fused_forward.hpp"
 #include "h2learn/memory.hpp"
 #include "h2learn/pooling.hpp"
 #include "h2learn/soma.hpp"
 #include "h2learn/weight_update.hpp"
+#include "kernels/synapse.hpp"
 #include "support.hpp"
 
 namespace h2learn::test {
@@ -36,14 +38,21 @@ class Tensor {
   Block block_;
 };
 
+/// Weights that all threads share, of a convolution with so few outputs that its panels are kept.
+const Geometry shared = {8, 10, 10, 16, 3, 3, 1, 1, 1, 1};
+const Floats shared_weight = random_floats(shared.weights(), -0.3F, 0.4F, 99);
+
 /// Convolution, neurons, pooling and a linear layer, so large that every kernel that has threads
-/// uses them.
+/// uses them; the first two also as one; a linear layer of few spikes; and one of shared weights.
 struct Network {
   SomaShape neurons = {8, 3, 20 * 20 * 16};
   std::int64_t images = neurons.steps * neurons.batch;
   Geometry conv = {8, 20, 20, 16, 3, 3, 1, 1, 1, 1};
   PoolGeometry pool = {16, 20, 20};
   Geometry linear = {10 * 10 * 16, 1, 1, 64};
+  Geometry walked = {512, 1, 1, 64};
+  std::int64_t walked_images = 2 * few_images;
+  std::int64_t shared_images = 4;
   SomaOptions options;
   Floats inputs;
   Words needed;
@@ -51,6 +60,9 @@ struct Network {
   Floats conv_bias;
   Floats linear_weight;
   Floats linear_bias;
+  Words few_spikes;
+  Floats walked_weight;
+  Words shared_spikes;
 
   explicit Network(unsigned seed)
       : inputs(random_binary(images * conv.in_features(), 0.2, seed)),
@@ -58,7 +70,10 @@ struct Network {
         conv_weight(random_floats(conv.weights(), -0.3F, 0.4F, seed + 2)),
         conv_bias(random_floats(conv.out_channels, -0.1F, 0.1F, seed + 3)),
         linear_weight(random_floats(linear.weights(), -0.1F, 0.1F, seed + 4)),
-        linear_bias(random_floats(linear.out_channels, -0.1F, 0.1F, seed + 5)) {}
+        linear_bias(random_floats(linear.out_channels, -0.1F, 0.1F, seed + 5)),
+        few_spikes(random_words(walked_images, walked.in_features(), 0.01, seed + 6)),
+        walked_weight(random_floats(walked.weights(), -0.3F, 0.4F, seed + 7)),
+        shared_spikes(random_words(shared_images, shared.in_features(), 0.2, seed + 8)) {}
 
   /// Every result of one step, byte by byte. The scores are their own gradients.
   std::string train(Kernel kernel) const {
@@ -73,12 +88,23 @@ struct Network {
     const Tensor<std::uint64_t> counts(pool.planes() * pooled_words);
     const Tensor<std::uint64_t> maxima(pooled_words);
     const Tensor<float> scores(images * linear.out_features());
+    const Tensor<std::uint64_t> fused(spike_words);
+    const Tensor<float> of_few(walked_images * walked.out_features());
+    const Tensor<float> of_shared(shared_images * shared.out_features());
 
     pack(inputs.data(), images, conv.in_features(), words.data());
     const PackedView spikes = {words.data(), 1, images, conv.in_features()};
     forward(conv, spikes, 1, conv_weight.data(), conv_bias.data(), currents.data(), kernel);
     soma_forward(options, neurons, currents.data(), nullptr, fired.data(), mask.data(),
                  membrane.data(), nullptr);
+    Synapses synapses = {conv, conv_weight.data(), conv_bias.data(), kernel};
+    Neurons together = {options, neurons.steps, neurons.batch};
+    together.spikes = fused.data();
+    fused_forward(synapses, spikes, 1, together);
+    forward(walked, {few_spikes.data(), 1, walked_images, walked.in_features()}, 1,
+            walked_weight.data(), nullptr, of_few.data(), kernel);
+    forward(shared, {shared_spikes.data(), 1, shared_images, shared.in_features()}, 1,
+            shared_weight.data(), nullptr, of_shared.data(), kernel);
     const PackedView emitted = {fired.data(), 1, images, conv.out_features()};
     count_pool(pool, emitted, counts.data());
     max_pool(pool, emitted, maxima.data());
@@ -120,12 +146,13 @@ struct Network {
              grad_inputs.data(), kernel);
 
     std::string bytes = std::to_string(popcount(emitted));
-    for (const auto* words_of : {&words, &fired, &mask, &counts, &maxima}) {
+    for (const auto* words_of : {&words, &fired, &mask, &counts, &maxima, &fused}) {
       words_of->append_to(bytes);
     }
-    for (const auto* floats : {&currents, &membrane, &scores, &linear_update, &linear_bias_update,
-                               &grad_pooled, &grad_spikes, &grad_maxima, &grad_currents,
-                               &conv_update, &conv_bias_update, &grad_inputs}) {
+    for (const auto* floats :
+         {&currents, &membrane, &scores, &linear_update, &linear_bias_update, &grad_pooled,
+          &grad_spikes, &grad_maxima, &grad_currents, &conv_update, &conv_bias_update, &grad_inputs,
+          &of_few, &of_shared}) {
       floats->append_to(bytes);
     }
     grad_decay.append_to(bytes);

@@ -55,9 +55,12 @@ def test_gradients_accumulate_over_uses(name):
     assert torch.equal(twice, 2 * once)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv"])
+FUSED = {"fused": (lambda: nn.Sequential(nn.Linear(9, 4), nn.LIF()), (3, 2, 9))}
+
+
+@pytest.mark.parametrize("name", ["linear", "conv", "fused"])
 def test_weights_changed_before_backward_are_noticed(name):
-    make, shape = MODULES[name]
+    make, shape = (MODULES | FUSED)[name]
     layer, x = make(), spikes(*shape).requires_grad_()
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     loss = layer(x).sum()

@@ -430,7 +430,7 @@ def whole(shape, largest: int) -> Tensor:
     return torch.randint(-largest, largest + 1, shape).float()
 
 
-@pytest.mark.parametrize("kernel", ["event", "dense"])
+@pytest.mark.parametrize("kernel", ["auto", "event", "dense"])
 def test_ten_million_positions(kernel):
     """Whole numbers below 2^24, of which float32 sums are exact in any order."""
     layer, side = make(nn.Conv2d, 1, 1, 3, padding=1, kernel=kernel), 3163
@@ -449,7 +449,7 @@ def test_ten_million_positions(kernel):
         assert torch.equal(value.view_as(reference), reference)
 
 
-@pytest.mark.parametrize("kernel", ["event", "dense"])
+@pytest.mark.parametrize("kernel", ["auto", "event", "dense"])
 def test_ten_million_images(kernel):
     layer, images = make(nn.Linear, 1, 1, kernel=kernel), 10_000_001
     layer.weight.data.fill_(3.0)

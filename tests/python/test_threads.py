@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import h2learn
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from h2learn import _core, nn, ops
 from h2learn.kernels import KERNELS, set_kernel
 from h2learn.surrogate import ATan
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 
 def run(workload: workloads.Workload) -> list[torch.Tensor]:
@@ -64,6 +67,36 @@ def test_models_in_several_threads_of_python():
             for results, references in zip(pool.map(run, tasks), expected, strict=True):
                 for value, reference in zip(results, references, strict=True):
                     assert torch.equal(value, reference)
+
+
+class Currents(Dataset):
+    """A layer's currents, computed by whoever asks for them."""
+
+    def __init__(self, layer: nn.Conv2d, samples: list[h2learn.SpikeTensor]) -> None:
+        self.layer = layer
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.layer(self.samples[index]).detach()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_run_in_workers_of_a_data_loader(kernel):
+    """Forked ones, after the parent's kernels had threads, which a fork does not copy."""
+    torch.set_num_threads(2)
+    layer = nn.Conv2d(8, 16, 3, kernel=kernel)
+    dense = (torch.rand(4, 3, 1, 8, 20, 20) < 0.2).float()
+    task = Currents(layer, [h2learn.SpikeTensor.from_dense(sample) for sample in dense])
+    expected = [task[i] for i in range(len(task))]
+    workers = DataLoader(
+        task, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=120
+    )
+    for currents, reference in zip(workers, expected, strict=True):
+        assert torch.equal(currents, reference)
 
 
 def train(workload: workloads.Workload, start: threading.Barrier | None = None) -> list[Tensor]:
