@@ -84,6 +84,7 @@ class Currents(Dataset):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_kernels_run_in_workers_of_a_data_loader(kernel):
     """Forked ones, after the parent's kernels had threads, which a fork does not copy."""
