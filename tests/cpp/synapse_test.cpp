@@ -313,7 +313,7 @@ TEST(Synapse, WalkingRefusesWeightsThatAreNotFinite) {
                   forward(layer.geometry, spikes.view(), 1, spoilt.data(), nullptr, currents.data(),
                           Kernel::event);
                 },
-                {"weight", "flat index " + std::to_string(place)});
+                {"weight", std::isnan(bad) ? "nan" : "inf", "flat index " + std::to_string(place)});
             EXPECT_EQ(currents, Floats(currents.size(), unset));
           }
         }

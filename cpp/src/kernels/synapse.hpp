@@ -109,7 +109,7 @@ struct GatherProduct {
   std::int64_t columns;       ///< of one group
   const float* panels;        ///< as pack_weights() left them; null: `weight` is read in place
   const float* weight;        ///< torch's order
-  bool finite_blocks;         ///< whatever spikes; false: not known, or not so
+  bool finite_blocks;         ///< of spikes, whichever there are; false: not so, or not known
   bool transposed;            ///< of `weight` [outputs, channels], columns are channels
   float scale;                ///< of spikes and counts; 1 for floats
   bool rounds_once;           ///< a product and its sum, also where the processor cannot
