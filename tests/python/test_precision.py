@@ -383,7 +383,8 @@ class Gradients(Product):
 @example(gradients="outlier 30", weights="outlier 30", terms=1152, positions=16, seed=0)
 def test_errors_of_input_gradients_beside_float32_sums(gradients, weights, terms, positions, seed):
     layer = Gradients(gradients, weights, terms, positions, seed)
-    layer.check(["digits"], TARGETS[1:])
+    if layer.has_digits():
+        layer.check(["digits"], TARGETS[1:])
     # Where it has no multiply-add, the baseline rounds products of floats on their own.
     layer.check(layer.kernels, [target for target in TARGETS[1:] if target != "baseline"])
 
