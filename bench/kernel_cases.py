@@ -24,6 +24,7 @@ import plain
 import torch
 import torch.nn.functional as F
 from h2learn import _core, ops
+from kernel_tables import LEAST_FITTED_RATE, SILENT_WAY
 from problems import DECAY, THRESHOLD, WORKLOADS, Conv, Pool, Workload
 from torch import Tensor
 
@@ -387,7 +388,8 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     """Currents from spikes.
 
     `torch-csr` is given the spikes of a linear layer as a CSR matrix and its weight transposed;
-    `torch-csr-made` makes both of what a layer has, dense spikes and its weight.
+    `torch-csr-made` makes both of what a layer has, dense spikes and its weight. Where there are
+    few, `SILENT_WAY` is `event` with none.
     """
     weight = make_weight(case)
     shape = list(case.shape)
@@ -421,6 +423,11 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
         ours.rate = rate if depends else None
         ours.nonzero = inputs.density
         yield ours
+    if case.inputs == "spikes" and not case.is_convolution and min(rates) < LEAST_FITTED_RATE:
+        nothing = torch.zeros_like(inputs_at(min(rates)).rows)
+        silent = functools.partial(ops.forward_packed, nothing, 1.0, weight, None, shape, "event")
+        read = nothing.nbytes + 4 * case.weights
+        yield Way(SILENT_WAY, silent, lambda found: found.abs().max().item(), read, 4 * outputs)
     at = middle(case, rates)
     for rival in rivals_of(case, bf16):
         x, w = rival(inputs_at(at).dense()), rival(weight)

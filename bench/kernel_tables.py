@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ LEAST_FITTED_RATE = 0.05
 FLOAT_BYTES = 4
 # The layer that variants differ from, timed beside one of them.
 BASE_WAY = "h2learn-base"
+# `event` where nothing spikes: what walking through few spikes costs beside them.
+SILENT_WAY = "h2learn-silent"
 _JOB = ("kernel", "case", "target", "threads")
 
 
@@ -238,22 +241,29 @@ def _fits(report: Report) -> dict[tuple[Any, ...], Fit]:
 def _additions(report: Report) -> Callable[[Row], float | None]:
     """For a row of `auto`, ms of the additions of `event` alone; None where that is not known.
 
-    No more than `event` took, which noise could make of it.
+    Of few spikes, which are walked through, what `event` takes beyond its time without any; of more
+    by the fit, and no more than `event` took, which noise could make of it.
     """
     fits = _fits(report)
+    measured = report.get("measurements", [])
     events = {
         tuple(row[key] for key in (*_JOB, "rate")): row
-        for row in report.get("measurements", [])
+        for row in measured
         if row["way"] == "h2learn-event"
+    }
+    silent = {
+        tuple(row[key] for key in _JOB): row["ms"] for row in measured if row["way"] == SILENT_WAY
     }
 
     def additions(row: Row) -> float | None:
         key = tuple(row[name] for name in _JOB)
-        walked = row["kernel"] == "forward" and (row["rate"] or 0) < LEAST_FITTED_RATE
-        if key not in fits or walked or row["h2learn_kernel"] != "auto":
+        event = events.get((*key, row["rate"]))
+        if event is None or row["h2learn_kernel"] != "auto":
             return None
-        event = events[(*key, row["rate"])]
-        return min(fits[key].slope * event["nonzero"], event["ms"])
+        if row["kernel"] == "forward" and (row["rate"] or 0) < LEAST_FITTED_RATE:
+            alone = event["ms"] - silent.get(key, math.inf)
+            return alone if alone > 0 else None  # not measured, or nothing but noise
+        return min(fits[key].slope * event["nonzero"], event["ms"]) if key in fits else None
 
     return additions
 

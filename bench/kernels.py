@@ -49,7 +49,7 @@ from kernel_cases import (
     cases_of,
     middle,
 )
-from kernel_tables import AUTO_SLACK, BASE_WAY, CHOICES, Goal, show, tables
+from kernel_tables import AUTO_SLACK, BASE_WAY, CHOICES, SILENT_WAY, Goal, show, tables
 from measure import interleave
 from rich.console import Console
 from targets import DIGITS_ONLY, TARGETS, environment
@@ -302,7 +302,9 @@ def rows_of(measured: list[Row], ceilings: dict[tuple[str, int], Ceiling]) -> li
             continue
         rivals: dict[str, Row] = {}
         for other in measured:
-            if other["way"] == ours["way"] or other["rate"] not in (None, ours["rate"]):
+            if other["way"] in (ours["way"], SILENT_WAY):
+                continue
+            if other["rate"] not in (None, ours["rate"]):
                 continue
             if ours["way"] != "h2learn-auto" and other["way"].startswith("h2learn"):
                 continue

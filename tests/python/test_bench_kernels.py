@@ -360,6 +360,14 @@ def test_a_goal_says_what_additions_alone_would_reach() -> None:
 
     assert alone(rows) == "3.0"  # 12 ms over the 4 of 20 % of 20
     assert alone(rows, "forward, 1 %") == "-"  # few spikes are walked through
+    measurements.append(measured(kernel_tables.SILENT_WAY, 2.15))
+    assert alone(rows, "forward, 1 %") == "240.0"  # 12 ms over the 0.05 that 1 % adds
+    assert {row["rival"] for row in kernels.rows_of(measurements, {})} == {
+        "torch-float32",
+        *kernels.CHOICES[:1],
+    }
+    measurements[-1]["ms"] = 2.3
+    assert alone(rows, "forward, 1 %") == "-"  # noise
     unfitted = [row | {"case": list(SIZES)[1]} for row in rows]
     assert alone([*rows, *unfitted]) == "-"
 
