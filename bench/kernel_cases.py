@@ -388,8 +388,8 @@ def forward(case: Case, rates: list[float], bf16: bool) -> Iterator[Way]:
     """Currents from spikes.
 
     `torch-csr` is given the spikes of a linear layer as a CSR matrix and its weight transposed;
-    `torch-csr-made` makes both of what a layer has, dense spikes and its weight. Where there are
-    few, `SILENT_WAY` is `event` with none.
+    `torch-csr-made` makes both of what a layer has, dense spikes and its weight. Beside few
+    spikes `SILENT_WAY` is `event` with none.
     """
     weight = make_weight(case)
     shape = list(case.shape)
