@@ -69,6 +69,22 @@ def test_every_way_computes_what_float64_does(kernel: str, case: str) -> None:
     assert names == expected
 
 
+def test_few_spikes_of_linear_layers_stand_beside_none() -> None:
+    def silent(case: str, rates: list[float]) -> list[kernel_cases.Way]:
+        ways = kernel_cases.forward(TINY[case], rates, False)
+        return [way for way in ways if way.name == kernel_tables.SILENT_WAY]
+
+    (way,) = silent("vectors", [0.01, 0.1])
+    found = way.run()
+    assert found.shape == (80, 1, 9)
+    assert way.error(found) == 0
+    assert way.rate is None
+    found[3, 0, 2] = -1.0
+    assert way.error(found) == 1  # nothing else is right
+    assert silent("vectors", RATES) == []
+    assert silent("images", [0.01]) == silent("analog", [0.01]) == []
+
+
 @pytest.mark.parametrize("case", ["images", "groups"])
 def test_an_error_is_seen(case: str) -> None:
     for kernel in kernel_cases.SYNAPSE_KERNELS:
