@@ -89,6 +89,7 @@ void forward_digits(const Geometry& geometry, const PackedView& spikes, float sc
           for (std::int64_t c = 0; c < channels; ++c) {
             const std::int64_t value =
                 value_at(spikes, image, input * geometry.in_channels + first_channel + c);
+            if (value == 0) continue;
             const Digits& weight_digits = column.weights[static_cast<std::size_t>(c * taps + tap)];
             for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += value * weight_digits[i];
           }
@@ -132,6 +133,7 @@ void weight_update_digits(const Geometry& geometry, const OuterBlocks& blocks,
             if (input < 0) continue;
             const std::int64_t value = value_at(spikes, places[i] / positions,
                                                 input * geometry.in_channels + first_channel + c);
+            if (value == 0) continue;
             for (std::size_t d = 0; d < sums.size(); ++d) sums[d] += value * column.weights[i][d];
           }
           const double sum = value_of(sums, factor);

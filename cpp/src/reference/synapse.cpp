@@ -56,6 +56,7 @@ float table_sum(std::int64_t count, LutShape lut, Bit bit, Term term) {
   const std::int64_t tile = std::int64_t{lut.inputs} * lut.rows;
   float accumulator = 0;
   std::vector<float> level;
+  level.reserve(static_cast<std::size_t>(std::min<std::int64_t>(lut.rows, count)));
   for (std::int64_t begin = 0; begin < count; begin += tile) {
     level.clear();
     const std::int64_t end = std::min(begin + tile, count);
@@ -93,28 +94,48 @@ float scaled_planes(std::int64_t planes, float scale, PlaneSum plane_sum) {
 class Windows {
  public:
   explicit Windows(const Geometry& geometry)
-      : geometry_(geometry), input_of_output_(geometry.input_of_output()) {}
+      : in_channels_(geometry.in_channels),
+        channels_(geometry.channels_per_group()),
+        outputs_(geometry.outputs_per_group()),
+        taps_(geometry.taps()),
+        input_of_output_(geometry.input_of_output()) {
+    for (std::int64_t tap = 0; tap < taps_; ++tap) {
+      for (std::int64_t channel = 0; channel < channels_; ++channel) {
+        terms_.push_back({tap, channel});
+      }
+    }
+  }
 
   /// The feature of an image that fan-in index k of (position, output channel) reads, or -1.
   std::int64_t feature(std::int64_t position, std::int64_t output, std::int64_t k) const {
-    const std::int64_t channels = geometry_.channels_per_group();
-    const std::int64_t tap = k / channels;
-    const std::int64_t group = output / geometry_.outputs_per_group();
+    const Term& term = terms_[static_cast<std::size_t>(k)];
+    const std::int64_t group = output / outputs_;
     const std::int64_t input =
-        input_of_output_[static_cast<std::size_t>(position * geometry_.taps() + tap)];
+        input_of_output_[static_cast<std::size_t>(position * taps_ + term.tap)];
     if (input < 0) return -1;
-    return input * geometry_.in_channels + group * channels + k % channels;
+    return input * in_channels_ + group * channels_ + term.channel;
   }
 
   /// Where torch's order keeps the weight of fan-in index k.
   std::int64_t weight_index(std::int64_t output, std::int64_t k) const {
-    const std::int64_t channels = geometry_.channels_per_group();
-    return (output * channels + k % channels) * geometry_.taps() + k / channels;
+    const Term& term = terms_[static_cast<std::size_t>(k)];
+    return (output * channels_ + term.channel) * taps_ + term.tap;
   }
 
  private:
-  const Geometry& geometry_;
+  /// Of a fan-in index, which is tap * channels + channel: looked up, since dividing takes longer
+  /// than all else that is done for a term.
+  struct Term {
+    std::int64_t tap;
+    std::int64_t channel;
+  };
+
+  std::int64_t in_channels_;
+  std::int64_t channels_;  ///< of a group
+  std::int64_t outputs_;   ///< of a group
+  std::int64_t taps_;
   std::vector<std::int32_t> input_of_output_;
+  std::vector<Term> terms_;
 };
 
 bool bit_at(const PackedView& spikes, std::int64_t plane, std::int64_t image,
