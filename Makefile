@@ -117,17 +117,23 @@ python-test: $(VENV)/.dev
 # ---- measurements
 
 HAS_AVX2 := $(shell grep -m 1 -o avx2 /proc/cpuinfo 2>/dev/null)
+HAS_AVX512 := $(shell grep -m 1 -o avx512f /proc/cpuinfo 2>/dev/null)
 HAS_AMX := $(shell grep -m 1 -o amx_int8 /proc/cpuinfo 2>/dev/null)
 BENCH_REPORTS = $(patsubst %,build/%.json,google-benchmark kernels peers peers-atan step \
                 $(if $(HAS_AVX2),peers-avx2) $(if $(HAS_AMX),peers-fastest step-fastest) accelerator)
 , := ,
 STEP_THREADS = $(if $(filter-out 1,$(JOBS)),1$(,)$(JOBS),1)
 
-# Ends by filling the sections of bench/RESULTS.md.
+# Machines whose best kernels are AVX2's have a page of results to themselves.
+RESULTS ?= bench/RESULTS$(if $(HAS_AVX512),,$(if $(HAS_AVX2),-avx2)).md
+
+# Ends by filling the sections of a page of results.
 bench: $(BENCH_VENV)/.done cpp-libraries
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
-	build/bench/bench/h2learn_bench --benchmark_min_time=0.2 --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
+	build/bench/bench/h2learn_bench --benchmark_min_time=0.2 \
+	  --benchmark_context=commit=$$(git describe --always --dirty '--exclude=*' 2>/dev/null || echo unknown) \
+	  --benchmark_out=build/google-benchmark.json --benchmark_out_format=json
 	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --json build/peers.json
 	$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --surrogate atan --json build/peers-atan.json
 	$(if $(HAS_AVX2),$(BENCH_VENV)/bin/python bench/peers.py --threads $(JOBS) --rounds 3 --target avx2 \
@@ -139,7 +145,7 @@ bench: $(BENCH_VENV)/.done cpp-libraries
 	  --kernel fastest --json build/step-fastest.json)
 	$(BENCH_VENV)/bin/python bench/accelerator.py --json build/accelerator.json
 	$(BENCH_VENV)/bin/python bench/kernels.py --json build/kernels.json
-	$(BENCH_VENV)/bin/python bench/results.py $(BENCH_REPORTS)
+	$(BENCH_VENV)/bin/python bench/results.py --page $(RESULTS) $(BENCH_REPORTS)
 
 # TUNE=--quick takes a few minutes. What it writes, the next build reads. TUNE=--sampled is for a
 # release: it changes the order of additions; TUNE=--digits measures where `fastest` takes digits

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 
 
 def facts() -> dict[str, str | int | float]:
-    """Processor, cores this process may use, memory, vector instructions, versions and date."""
+    """Processor, cores that may be used, memory, vector instructions, versions, commit, date."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),
@@ -31,6 +32,7 @@ def facts() -> dict[str, str | int | float]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
@@ -48,9 +50,10 @@ def line(f: Mapping[str, object] | None = None) -> str:
     """Facts, by default this machine's, as one line of text."""
     f = facts() if f is None else f
     flags = f" ({f['instruction_flags']})" if f["instruction_flags"] else ""
+    commit = f", commit {f['commit']}" if f.get("commit") else ""  # old reports have none
     return (
         f"{f['date']}: {f['processor']}, {f['cores']} cores, {f['vector_instructions']}{flags}, "
-        f"{f['memory_gib']} GiB, {f['system']}, Python {f['python']}, torch {f['torch']}"
+        f"{f['memory_gib']} GiB, {f['system']}, Python {f['python']}, torch {f['torch']}{commit}"
     )
 
 
@@ -58,6 +61,16 @@ def command(script: str, arguments: list[str] | None) -> str:
     """The command line that made a measurement, to stand beside its figures."""
     given = sys.argv[1:] if arguments is None else arguments
     return shlex.join(["python", f"bench/{script}.py", *given])
+
+
+def _commit() -> str:
+    """Of the checkout that this file lies in; empty where it is none or git is missing."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def _cpuinfo(key: str) -> str:

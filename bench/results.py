@@ -1,14 +1,16 @@
-"""Puts measurements into RESULTS.md, so that every figure there was written by a command.
+"""Puts measurements into a page of results, so that every figure there was written by a command.
 
     python bench/results.py build/peers.json build/accuracy.json build/kernels.json
+    python bench/results.py --page bench/RESULTS-avx2.md few-spikes=build/few.json
 
 Each file replaces one section, between `<!-- name -->` and `<!-- /name -->`: what peers.py,
 step.py, kernels.py, accelerator.py and accuracy.py write with --json, and google-benchmark with
---benchmark_out.
+--benchmark_out. The section is the report's own, or the one named before it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -64,19 +66,28 @@ def replace(text: str, name: str, content: str) -> str:
     return changed
 
 
-def main(files: list[str]) -> int:
-    """Fills one section for each file; returns the exit status."""
-    if not files:
-        print(__doc__, file=sys.stderr)
+def main(arguments: list[str] | None = None) -> int:
+    """Fills one section for each report; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("reports", nargs="+", metavar="[SECTION=]REPORT")
+    options = parser.parse_args(arguments)
+    at = options.page
+    try:
+        text = options.page.read_text()
+        for at in options.reports:
+            named, _, file = at.rpartition("=")
+            name, content = section(json.loads(Path(file).read_text()))
+            text = replace(text, named or name, content)
+        at = options.page
+        beside = options.page.with_name(f"{options.page.name}.new")
+        beside.write_text(text)
+        beside.replace(options.page)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        print(f"error: {at}: {error}", file=sys.stderr)
         return 2
-    text = RESULTS.read_text()
-    for file in files:
-        try:
-            text = replace(text, *section(json.loads(Path(file).read_text())))
-        except (OSError, ValueError, KeyError, IndexError) as error:
-            print(f"error: {file}: {error}", file=sys.stderr)
-            return 2
-    RESULTS.write_text(text)
     return 0
 
 
@@ -183,8 +194,9 @@ def _google_benchmark(report: Report) -> str:
         for b in report["benchmarks"]
         if b.get("run_type") != "aggregate"
     ]
-    machine_line = f"{context['date'][:10]}: {machine.line().partition(': ')[2]}"
-    return f"`{context['executable']}`\n\n{machine_line}\n\n{_markdown(['kernel', 'time'], rows)}"
+    facts = machine.facts() | {"date": context["date"][:10], "commit": context.get("commit", "")}
+    heading = f"`{context['executable']}`\n\n{machine.line(facts)}"
+    return f"{heading}\n\n{_markdown(['kernel', 'time'], rows)}"
 
 
 def _markdown(heading: list[str], rows: list[list[Any]]) -> str:
@@ -197,4 +209,4 @@ def _text(value: float | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -339,18 +339,63 @@ def test_results_of_an_unknown_kind_change_nothing(tmp_path, monkeypatch, capsys
     assert page.read_text() == "kept"
 
 
-def test_the_page_of_results_has_every_section() -> None:
-    text = results.RESULTS.read_text()
-    for name in (
-        "peers-rect",
-        "peers-rect-avx2",
-        "peers-atan",
-        "step",
-        "accuracy",
-        "kernels",
-        "accelerator",
-    ):
+def test_results_go_to_the_page_and_the_section_that_are_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "untouched.md")
+    file, page = tmp_path / "few.json", tmp_path / "OTHER.md"
+    file.write_text(json.dumps({"context": {"date": "2026-11-30", "executable": "x"},
+                                "benchmarks": []}))  # fmt: skip
+    page.write_text("<!-- few -->\nold\n<!-- /few -->\n")
+    assert results.main(["--page", str(page), f"few={file}"]) == 0
+    assert "old" not in page.read_text()
+    assert "`x`" in page.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["OTHER.md", "few.json"]
+
+
+@pytest.mark.parametrize("report", ["none.json", "google-benchmark", "few=none.json"])
+def test_a_report_that_fits_nowhere_changes_nothing(report, tmp_path, capsys) -> None:
+    file, page = tmp_path / "google-benchmark", tmp_path / "OTHER.md"
+    file.write_text(json.dumps({"context": {"date": "2026-11-30", "executable": "x"},
+                                "benchmarks": []}))  # fmt: skip
+    page.write_text("<!-- few -->\nold\n<!-- /few -->\n")
+    section, equals, name = report.rpartition("=")
+    given = f"{section}{equals}{tmp_path / name}"
+    assert results.main(["--page", str(page), f"few={file}", given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {given}: ")
+    assert page.read_text() == "<!-- few -->\nold\n<!-- /few -->\n"
+
+
+def test_a_page_that_is_not_there_is_one_line(tmp_path, capsys) -> None:
+    file, page = tmp_path / "few.json", tmp_path / "none.md"
+    file.write_text("{}")
+    assert results.main(["--page", str(page), str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {page}: ")
+    assert not page.exists()
+
+
+EVERY_MACHINE = ("peers-rect", "peers-rect-avx2", "peers-atan", "step", "kernels",
+                 "google-benchmark", "accelerator")  # fmt: skip
+PAGES = {
+    "RESULTS.md": (*EVERY_MACHINE, "peers-rect-fastest", "step-fastest", "accuracy"),
+    "RESULTS-avx2.md": (*EVERY_MACHINE, "few-spikes"),
+}
+
+
+@pytest.mark.parametrize(("page", "sections"), PAGES.items(), ids=PAGES)
+def test_the_pages_of_results_have_every_section(page, sections) -> None:
+    text = results.RESULTS.with_name(page).read_text()
+    for name in sections:
         assert "figures" in results.replace(text, name, "figures")
+
+
+def test_a_line_about_the_machine_names_the_commit(monkeypatch) -> None:
+    facts = machine.facts()
+    assert machine.line(facts | {"commit": "abc1234"}).endswith(", commit abc1234")
+    assert "commit" not in machine.line(facts | {"commit": ""})
+    del facts["commit"]  # as in reports of before
+    assert "commit" not in machine.line(facts)
+    monkeypatch.setenv("PATH", "")
+    assert machine.facts()["commit"] == ""
 
 
 @pytest.mark.parametrize(

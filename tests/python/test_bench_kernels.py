@@ -582,12 +582,6 @@ def test_results_have_a_section_for_it(report: dict, tmp_path, monkeypatch) -> N
     assert "python bench/kernels.py --all" in text
 
 
-def test_the_page_of_results_has_both_sections_of_kernels() -> None:
-    text = results.RESULTS.read_text()
-    for name in ("kernels", "google-benchmark"):
-        assert "figures" in results.replace(text, name, "figures")
-
-
 def test_the_roofline_is_drawn(report: dict, tmp_path, capsys) -> None:
     file = tmp_path / "kernels.json"
     if not report["ceilings"]:
