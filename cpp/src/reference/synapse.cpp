@@ -99,8 +99,8 @@ class Windows {
         outputs_(geometry.outputs_per_group()),
         taps_(geometry.taps()),
         input_of_output_(geometry.input_of_output()) {
-    for (std::int64_t tap = 0; tap < taps_; ++tap) {
-      for (std::int64_t channel = 0; channel < channels_; ++channel) {
+    for (std::int32_t tap = 0; tap < taps_; ++tap) {
+      for (std::int32_t channel = 0; channel < channels_; ++channel) {
         terms_.push_back({tap, channel});
       }
     }
@@ -126,8 +126,8 @@ class Windows {
   /// Of a fan-in index, which is tap * channels + channel: looked up, since dividing takes longer
   /// than all else that is done for a term.
   struct Term {
-    std::int64_t tap;
-    std::int64_t channel;
+    std::int32_t tap;
+    std::int32_t channel;
   };
 
   std::int64_t in_channels_;
