@@ -129,6 +129,7 @@ RESULTS ?= bench/RESULTS$(if $(HAS_AVX512),,$(if $(HAS_AVX2),-avx2)).md
 
 # Ends by filling the sections of a page of results.
 bench: $(BENCH_VENV)/.done cpp-libraries
+	@test -f '$(RESULTS)' || { echo "error: RESULTS=$(RESULTS): no such page of results"; exit 2; }
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --preset bench
 	PATH="$(CURDIR)/$(BENCH_VENV)/bin:$$PATH" cmake --build --preset bench
 	build/bench/bench/h2learn_bench --benchmark_min_time=0.2 \
